@@ -1,0 +1,68 @@
+"""One retry policy for both planes, and the clock that it and all waiting go by.
+
+The loop is tenacity's; what may be repeated is decided by each error's ``retryable``, narrowed by the caller where repeating is not safe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+import attrs
+import tenacity
+
+from aiobaseten.errors import BasetenError
+from aiobaseten.options import RetryOptions
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Clock:
+    """Time, as everything here that waits or measures sees it. Tests bring their own."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+
+
+OnRetry = Callable[[BaseException, int, float], None]
+
+
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, BasetenError) and error.retryable
+
+
+async def retrying(
+    call: Callable[[], Awaitable[T]],
+    *,
+    options: RetryOptions,
+    clock: Clock,
+    may_repeat: Callable[[BaseException], bool] = _is_retryable,
+    on_retry: OnRetry | None = None,
+) -> T:
+    """Await `call()` until it succeeds, may not be repeated, or has had its tries; then its last error is raised.
+
+    :param on_retry: told the error, the number of tries made and the seconds until the next
+    """
+    backoff = tenacity.wait_random_exponential(multiplier=options.initial_backoff_s, max=options.max_backoff_s)
+
+    def wait_s(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return max(backoff(state), getattr(error, "retry_after_s", None) or 0.0)
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if on_retry and error and state.next_action:
+            on_retry(error, state.attempt_number, state.next_action.sleep)
+
+    attempts = tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_attempt(options.max_attempts),
+        wait=wait_s,
+        retry=tenacity.retry_if_exception(may_repeat),
+        before_sleep=before_sleep,
+        sleep=clock.sleep,
+        reraise=True,
+    )
+    return await attempts(call)

@@ -1,0 +1,95 @@
+"""What every source of an archive's bytes can do."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class ModelConfig:
+    """A model's ``config.yaml``.
+
+    :param config: parsed, as sent to the service: without ``external_package_dirs``, whose files the archive already holds
+    :param raw: its text as the user wrote it
+    """
+
+    config: Mapping[str, Any]
+    raw: str = attrs.field(repr=False)
+
+    @property
+    def model_name(self) -> str | None:
+        name = self.config.get("model_name")
+        return name if isinstance(name, str) and name.strip() else None
+
+
+@attrs.frozen(kw_only=True)
+class Ignored:
+    """A file or directory that stays out of the archive.
+
+    :param path: relative to the model directory, with a trailing ``/`` for a directory
+    :param rule: the line of ``.truss_ignore``, or of the defaults, that matched it
+    :param is_default: whether `rule` is one of the defaults
+    :param files: how many files that leaves out
+    :param size_bytes: their size together
+    """
+
+    path: str
+    rule: str
+    is_default: bool
+    files: int
+    size_bytes: int
+
+
+class Source(abc.ABC):
+    """The bytes of one archive, open for reading. Close it with `aclose`, or use it as an async context manager.
+
+    :ivar label: what messages call it: a path, or ``<bytes>``, ``<stream>``
+    :ivar size_bytes: the archive's size; None while it is not known
+    :ivar seekable: whether any range can be read, in any order, at once and again. A source that is not is read once, from start
+        to end
+    :ivar ignored: what a model directory holds and the archive does not
+    """
+
+    label: str
+    size_bytes: int | None
+    seekable: bool
+    ignored: tuple[Ignored, ...] = ()
+
+    @abc.abstractmethod
+    async def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` with the bytes from `offset` on, off the event loop, and return how many there were.
+
+        Fewer than ``len(buffer)`` only where a source of unknown size ends. When the call has returned or raised, cancelled or not,
+        nothing writes into `buffer` any more.
+
+        :raises SourceChanged: where a file is not as it was when the source was opened
+        :raises ArchiveError: where a file cannot be read
+        """
+
+    @abc.abstractmethod
+    async def read_config(self) -> ModelConfig:
+        """The ``config.yaml`` at the archive's root.
+
+        :raises ArchiveError: where there is none that can be read, or where it is not a valid config
+        """
+
+    @property
+    @abc.abstractmethod
+    def fingerprint(self) -> str | None:
+        """Changes when the bytes do: of paths, sizes and times, not of contents. None where nothing can be said."""
+
+    async def aclose(self) -> None:
+        """Let go of what the source holds open."""
+
+    async def __aenter__(self) -> Source:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
