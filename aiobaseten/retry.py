@@ -57,6 +57,9 @@ async def retrying(
         if on_retry and error and state.next_action:
             on_retry(error, state.attempt_number, state.next_action.sleep)
 
+    async def attempt() -> T:
+        return await call()
+
     attempts = tenacity.AsyncRetrying(
         stop=tenacity.stop_after_attempt(options.max_attempts),
         wait=wait_s,
@@ -65,4 +68,4 @@ async def retrying(
         sleep=clock.sleep,
         reraise=True,
     )
-    return await attempts(call)
+    return await attempts(attempt)

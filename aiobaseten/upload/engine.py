@@ -1,0 +1,371 @@
+"""One upload, from plan to receipt.
+
+Workers take parts from the plan. Each waits for memory, has the source read the part into it, computes its checksum and sends it; the
+first failure stops the others. Then the upload is completed, or, on any failure or cancellation, aborted. Credentials that expire on
+the way are renewed once for all workers, and the upload goes on, or starts over where the renewed credentials are for another key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+import attrs
+
+from aiobaseten.errors import BasetenError, CredentialsExpired, TransportError, UploadDenied, UploadError
+from aiobaseten.events import (
+    CredentialsRenewed,
+    Emitter,
+    PartUploaded,
+    Retrying,
+    UploadAborted,
+    UploadCompleted,
+    UploadRestarted,
+    UploadStarted,
+)
+from aiobaseten.models import UploadTarget
+from aiobaseten.options import Options
+from aiobaseten.retry import Clock, retrying
+from aiobaseten.sources.base import Source
+from aiobaseten.upload.budget import BufferBudget
+from aiobaseten.upload.checksum import Checksums, algorithm_for
+from aiobaseten.upload.plan import MAX_PARTS, check_size, plan_upload
+from aiobaseten.upload.reader import FilledPart, PartReader
+from aiobaseten.upload.s3 import S3, PutPart, StoredObject
+
+T = TypeVar("T")
+
+DEFAULT_MAX_CONNECTIONS = 8
+
+Renew = Callable[[], Awaitable[UploadTarget]]
+"""Gets fresh credentials. They may be for another key than the first."""
+
+
+@attrs.frozen(kw_only=True)
+class UploadReceipt:
+    """A finished upload.
+
+    :param size_bytes: bytes of the archive
+    :param parts: how many requests carried it
+    :param etag: the store's entity tag of the object
+    :param checksum: of the whole object, in S3's notation (Base64); None with checksums off
+    :param checksum_algorithm: ``CRC64NVME`` or ``CRC32C``; None with checksums off
+    :param verified: whether the store confirmed the object's checksum; a store that says nothing of checksums leaves it False
+    """
+
+    bucket: str
+    key: str
+    size_bytes: int
+    parts: int
+    etag: str | None
+    checksum: str | None
+    checksum_algorithm: str | None
+    verified: bool
+
+
+class UploadEngine:
+    """Runs uploads over one S3 client, one memory budget and one bound on connections."""
+
+    def __init__(self, s3: S3, options: Options, clock: Clock) -> None:
+        self.s3 = s3
+        self.options = options
+        self.clock = clock
+        self.budget = BufferBudget(options.transfer.memory_budget_bytes)
+        self.max_connections = options.transfer.max_connections or DEFAULT_MAX_CONNECTIONS
+        self.connections = anyio.CapacityLimiter(self.max_connections)
+
+    async def upload(
+        self, target: UploadTarget, source: Source, *, emit: Emitter, push_id: str = "", renew: Renew | None = None
+    ) -> UploadReceipt:
+        """Upload a source to a target.
+
+        :param renew: called when the credentials have expired; without it that is an error
+        :raises UploadError: when the store did not take it; its subclasses say when the credentials or the content are to blame
+        :raises TransportError: when the store could not be reached
+        :raises SourceChanged: when the source changed while it was read
+        """
+        restarts_left = self.options.retry.max_attempts - 1
+        upload = _Upload(self, target, source, emit, push_id, renew)
+        while True:
+            try:
+                return await upload.run()
+            except _KeyChanged as change:
+                if restarts_left == 0:
+                    raise change.expired from None
+                restarts_left -= 1
+                emit(UploadRestarted(push_id=push_id, key=change.target.key))
+                upload = _Upload(self, change.target, source, emit, push_id, renew, renewed=True)
+
+
+class _KeyChanged(Exception):  # noqa: N818 - a signal between two attempts, not an error
+    """The renewed credentials are for another key: the upload must start over there."""
+
+    def __init__(self, target: UploadTarget, expired: CredentialsExpired) -> None:
+        super().__init__()
+        self.target = target
+        self.expired = expired
+
+
+class _Upload:
+    """One attempt at one key."""
+
+    def __init__(
+        self,
+        engine: UploadEngine,
+        target: UploadTarget,
+        source: Source,
+        emit: Emitter,
+        push_id: str,
+        renew: Renew | None,
+        *,
+        renewed: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._s3 = engine.s3
+        self._target = target
+        self._source = source
+        self._emit = emit
+        self._push_id = push_id
+        self._renew = renew
+        self._renewing = anyio.Lock()
+        self._may_renew = not renewed
+        self._giving_up = False
+        self._upload_id: str | None = None
+        self._put: list[PutPart] = []
+        self._whole: StoredObject | None = None
+        self._algorithm = algorithm_for(engine.options.transfer.checksum)
+        self._plan = plan_upload(source.size_bytes, engine.options.transfer)
+        self._reader = PartReader(source, self._plan, self._algorithm, engine.budget)
+
+    async def run(self) -> UploadReceipt:
+        self._emit(
+            UploadStarted(
+                push_id=self._push_id,
+                key=self._target.key,
+                size_bytes=self._plan.size_bytes,
+                part_size_bytes=self._plan.part_size_bytes if self._plan.multipart else None,
+                parts=self._plan.part_count,
+            )
+        )
+        try:
+            await self._send_all()
+            stored = self._whole or await self._complete()
+        except BaseException as error:
+            await self._abort(error)
+            raise
+        receipt = UploadReceipt(
+            bucket=self._target.bucket,
+            key=self._target.key,
+            size_bytes=self._size_bytes,
+            parts=len(self._put),
+            etag=stored.etag,
+            checksum=self._checksums.encoded,
+            checksum_algorithm=self._algorithm.name if self._algorithm else None,
+            verified=stored.checksum is not None,
+        )
+        self._emit(
+            UploadCompleted(
+                push_id=self._push_id,
+                key=receipt.key,
+                size_bytes=receipt.size_bytes,
+                parts=receipt.parts,
+                verified=receipt.verified,
+            )
+        )
+        return receipt
+
+    @property
+    def _size_bytes(self) -> int:
+        return sum(part.size_bytes for part in self._put)
+
+    @property
+    def _checksums(self) -> Checksums:
+        """The whole object's checksum, out of its parts'."""
+        if self._algorithm is None:
+            return Checksums(None, None)
+        value = 0
+        for part in sorted(self._put, key=lambda part: part.number):
+            assert part.checksum is not None
+            value = self._algorithm.combine(value, part.checksum, part.size_bytes)
+        return Checksums(self._algorithm, value)
+
+    async def _send_all(self) -> None:
+        failures: list[Exception] = []
+        async with anyio.create_task_group() as workers:
+
+            async def guarded(work: Callable[[], Awaitable[None]]) -> None:
+                try:
+                    await work()
+                except Exception as error:  # kept as it is: the group would wrap it, and the others' would hide it
+                    failures.append(error)
+                    workers.cancel_scope.cancel()
+
+            await guarded(lambda: self._lead(lambda: workers.start_soon(guarded, self._follow)))
+        if failures:
+            raise failures[0]
+
+    async def _lead(self, start_follower: Callable[[], object]) -> None:
+        """The first worker. Its part decides between a single PutObject and a multipart upload, which it then creates."""
+        async with self._reader.next_part() as part:
+            check_size(len(part.content) if part else 0)
+            assert part is not None
+            if self._reader.ended and len(part.content) < self._engine.options.transfer.multipart_threshold_bytes:
+                await self._send_whole(part)
+                return
+            await self._create()
+            for _ in range(min(self._engine.max_connections, self._plan.part_count or MAX_PARTS) - 1):
+                start_follower()
+            await self._send_part(part)
+        await self._follow()
+
+    async def _follow(self) -> None:
+        while not self._reader.ended:
+            async with self._reader.next_part() as part:
+                if part is not None:
+                    await self._send_part(part)
+
+    async def _send_whole(self, part: FilledPart) -> None:
+        async with self._engine.connections:
+            self._whole = await self._call("PutObject", lambda target: self._s3.put_object(target, part.content, part.checksums))
+        self._count(PutPart(number=1, size_bytes=len(part.content), etag=self._whole.etag, checksum=part.checksums.value))
+
+    async def _send_part(self, part: FilledPart) -> None:
+        upload_id = self._upload_id
+        assert upload_id is not None
+        async with self._engine.connections:
+            put = await self._call(
+                "UploadPart",
+                lambda target: self._s3.upload_part(target, upload_id, part.number, part.content, part.checksums),
+            )
+        self._count(put)
+
+    def _count(self, put: PutPart) -> None:
+        self._put.append(put)
+        self._emit(PartUploaded(push_id=self._push_id, part_number=put.number, size_bytes=put.size_bytes))
+
+    async def _create(self) -> None:
+        """Create the multipart upload.
+
+        Once sent it is waited for even when cancelled, though not for long: an upload whose id is lost is never cleaned up.
+        """
+        failures: list[Exception] = []
+        ended = anyio.Event()
+        shield = anyio.CancelScope(shield=True)
+
+        async def create() -> None:
+            try:
+                with shield:
+                    self._upload_id = await self._call(
+                        "CreateMultipartUpload", lambda target: self._s3.create(target, self._algorithm)
+                    )
+            except Exception as error:
+                failures.append(error)
+            finally:
+                ended.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(create)
+            try:
+                await ended.wait()
+            except BaseException:
+                self._giving_up = True
+                shield.deadline = anyio.current_time() + self._engine.options.timeouts.abort_s
+                raise
+        if failures:
+            raise failures[0]
+
+    async def _complete(self) -> StoredObject:
+        upload_id = self._upload_id
+        assert upload_id is not None
+        check_size(self._size_bytes)
+        sums = self._checksums
+        parts = sorted(self._put, key=lambda part: part.number)
+        maybe_done = False
+
+        async def complete(target: UploadTarget) -> StoredObject:
+            nonlocal maybe_done
+            try:
+                return await self._s3.complete(target, upload_id, parts, sums)
+            except UploadError as error:
+                if error.code == "NoSuchUpload" and maybe_done:
+                    return await self._look_for_object(error, sums)
+                maybe_done = maybe_done or error.retryable
+                raise
+            except TransportError as error:
+                maybe_done = maybe_done or error.request_sent
+                raise
+
+        return await self._call("CompleteMultipartUpload", complete)
+
+    async def _look_for_object(self, no_such_upload: UploadError, sums: Checksums) -> StoredObject:
+        """A multipart upload that is gone after a Complete whose answer was lost was most likely completed: look, if that is allowed."""
+        try:
+            return await self._s3.head(self._target, self._size_bytes, sums)
+        except UploadDenied:
+            return StoredObject(etag=None, checksum=None)
+        except UploadError as error:
+            if error.status == 404:
+                raise no_such_upload from error
+            raise
+
+    async def _abort(self, reason: BaseException) -> None:
+        """Clean up within `abort_s`, never in the way of the error that led here."""
+        self._giving_up = True
+        upload_id = self._upload_id
+        if upload_id is None:
+            return
+        problem: str | None = "no answer in time"
+        with anyio.move_on_after(self._engine.options.timeouts.abort_s, shield=True):
+            try:
+                await self._s3.abort(self._target, upload_id)
+                problem = None
+            except BasetenError as error:
+                problem = None if getattr(error, "code", None) == "NoSuchUpload" else str(error)
+        if problem is not None:
+            reason.add_note(f"the multipart upload {upload_id} could not be aborted: {problem}")
+        self._emit(UploadAborted(push_id=self._push_id, key=self._target.key, upload_id=upload_id, error=problem))
+
+    async def _call(self, operation: str, call: Callable[[UploadTarget], Awaitable[T]]) -> T:
+        """Make an S3 call, repeated while its failures are passing ones, with credentials renewed when they expire."""
+
+        def may_repeat(error: BaseException) -> bool:
+            return isinstance(error, BasetenError) and error.retryable and not self._giving_up
+
+        def on_retry(error: BaseException, attempt: int, delay_s: float) -> None:
+            self._emit(Retrying(push_id=self._push_id, operation=operation, attempt=attempt, delay_s=delay_s, error=str(error)))
+
+        while True:
+            target = self._target
+            try:
+                result = await retrying(
+                    lambda: call(self._target),
+                    options=self._engine.options.retry,
+                    clock=self._engine.clock,
+                    may_repeat=may_repeat,
+                    on_retry=on_retry,
+                )
+            except CredentialsExpired as expired:
+                await self._renew_credentials(target, expired)
+            else:
+                self._may_renew = True
+                return result
+
+    async def _renew_credentials(self, stale: UploadTarget, expired: CredentialsExpired) -> None:
+        """Renew the credentials, unless another worker has just done so. Fresh ones that are refused at once are not renewed again."""
+        async with self._renewing:
+            if self._target is not stale:
+                return
+            if self._renew is None or not self._may_renew or self._giving_up:
+                raise expired
+            renewed = await self._renew()
+            self._may_renew = False
+            same_key = (renewed.bucket, renewed.key, renewed.region) == (stale.bucket, stale.key, stale.region)
+            self._emit(CredentialsRenewed(push_id=self._push_id, same_key=same_key))
+            if same_key:
+                self._target = renewed
+            elif self._source.seekable:
+                raise _KeyChanged(renewed, expired)
+            else:
+                expired.add_note(f"the renewed credentials are for another key, and {self._source.label} cannot be read again")
+                raise expired
