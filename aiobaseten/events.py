@@ -1,12 +1,14 @@
 """What happens during a push, as frozen events, and who may watch.
 
 An observer is called on the loop of its `Client`, between two steps of a push: it must be quick, and an error it raises is logged
-once and otherwise ignored. Every event carries the `push_id` of the push it belongs to.
+once and otherwise ignored. Every event carries the id of the push it belongs to, which is also the deployment's label
+``aiobaseten-push-id``.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -16,9 +18,9 @@ logger = logging.getLogger("aiobaseten")
 
 @attrs.frozen(kw_only=True)
 class Event:
-    """The root of all events. `push_id` is the value of the deployment's label ``aiobaseten-push-id``."""
+    """The root of all events. `push_id` is empty for a call that belongs to no push, such as `Client.upload`."""
 
-    push_id: str
+    push_id: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +130,15 @@ class PushFailed(Event):
     error: str
 
 
+@attrs.frozen(kw_only=True)
+class StatusChanged(Event):
+    """A deployment that is waited for has a new status."""
+
+    model_id: str
+    deployment_id: str
+    status: str
+
+
 class Observer(Protocol):
     """Anything that can be called with an event."""
 
@@ -150,3 +161,12 @@ class Emitter:
             if not self._failure_logged:
                 self._failure_logged = True
                 logger.exception("the observer raised on %s; its further errors are not logged", type(event).__name__)
+
+
+def retry_reporter(emit: Emitter, push_id: str, operation: str) -> Callable[[BaseException, int, float], None]:
+    """A callback for `aiobaseten.retry.retrying` that tells each repetition as a `Retrying` event."""
+
+    def report(error: BaseException, attempt: int, delay_s: float) -> None:
+        emit(Retrying(push_id=push_id, operation=operation, attempt=attempt, delay_s=delay_s, error=str(error)))
+
+    return report

@@ -16,7 +16,7 @@ JsonObject = Mapping[str, Any]
 
 IN_PROGRESS_STATUSES = frozenset({"BUILDING", "DEPLOYING", "LOADING_MODEL", "UPDATING"})
 FAILED_STATUSES = frozenset({"BUILD_FAILED", "BUILD_STOPPED", "DEPLOY_FAILED", "FAILED"})
-ACTIVE_STATUS = "ACTIVE"
+UP_STATUSES = frozenset({"ACTIVE", "SCALED_TO_ZERO"})
 
 
 def masked(secret: object) -> str:
@@ -175,8 +175,9 @@ class Deployment:
     labels: JsonObject | None = None
 
     @property
-    def is_active(self) -> bool:
-        return self.status == ACTIVE_STATUS
+    def is_up(self) -> bool:
+        """Whether it serves requests: ``ACTIVE``, or ``SCALED_TO_ZERO``, from which the next request wakes it."""
+        return self.status in UP_STATUSES
 
     @property
     def has_failed(self) -> bool:

@@ -6,7 +6,7 @@ The loop is tenacity's; what may be repeated is decided by each error's ``retrya
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import anyio
@@ -25,6 +25,13 @@ class Clock:
 
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+
+
+def poll_intervals_s() -> Iterator[float]:
+    """Seconds between looks at something that is waited for: soon at first, every 5 s in the end."""
+    yield from (0.5, 1.0, 2.0, 4.0)
+    while True:
+        yield 5.0
 
 
 OnRetry = Callable[[BaseException, int, float], None]

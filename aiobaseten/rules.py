@@ -64,7 +64,7 @@ def find_problems(payload: Payload) -> list[Problem]:
 
 def _identity_problems(request: PrepareModelUploadRequest) -> Iterator[Problem]:
     if request.name is None and request.model_id is None:
-        yield Problem("$.name", "exactly one of name and model_id is required, and neither is set")
+        yield Problem("$.name", "exactly one of name and model_id is required, and neither is set; a push can take its name from model_name in config.yaml")
     if request.name is not None and request.model_id is not None:
         yield Problem("$.model_id", "exactly one of name and model_id is required, and both are set")
     for field in ("name", "model_id", "team_id"):

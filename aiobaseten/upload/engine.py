@@ -18,11 +18,11 @@ from aiobaseten.events import (
     CredentialsRenewed,
     Emitter,
     PartUploaded,
-    Retrying,
     UploadAborted,
     UploadCompleted,
     UploadRestarted,
     UploadStarted,
+    retry_reporter,
 )
 from aiobaseten.models import UploadTarget
 from aiobaseten.options import Options
@@ -332,9 +332,6 @@ class _Upload:
         def may_repeat(error: BaseException) -> bool:
             return isinstance(error, BasetenError) and error.retryable and not self._giving_up
 
-        def on_retry(error: BaseException, attempt: int, delay_s: float) -> None:
-            self._emit(Retrying(push_id=self._push_id, operation=operation, attempt=attempt, delay_s=delay_s, error=str(error)))
-
         while True:
             target = self._target
             try:
@@ -343,7 +340,7 @@ class _Upload:
                     options=self._engine.options.retry,
                     clock=self._engine.clock,
                     may_repeat=may_repeat,
-                    on_retry=on_retry,
+                    on_retry=retry_reporter(self._emit, self._push_id, operation),
                 )
             except CredentialsExpired as expired:
                 await self._renew_credentials(target, expired)

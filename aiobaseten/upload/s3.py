@@ -222,7 +222,7 @@ def _upload_error(error: ClientError, operation: str) -> UploadError:
         "operation": operation,
         "code": code or None,
         "status": status,
-        "request_id": metadata.get("RequestId") or None,
+        "request_id": metadata.get("RequestId"),
     }
     if code in EXPIRED_CODES:
         return CredentialsExpired(message, **context)

@@ -69,13 +69,14 @@ class _BufferPayload(aiohttp.Payload):
         self._buffer = buffer
         self._size = len(buffer)
         self._write_timeout_s = write_timeout_s
-        self._writer: AbstractStreamWriter | None = None
+        self._transport: asyncio.WriteTransport | None = None
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return bytes(self._buffer).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        self._writer = writer
+        self._transport = getattr(writer, "transport", None)
+        self._consumed = True  # or aiohttp would repeat a broken request by itself, unseen by our retries
         for piece in self._slices():
             async with asyncio.timeout(self._write_timeout_s):
                 await writer.write(piece)
@@ -85,9 +86,8 @@ class _BufferPayload(aiohttp.Payload):
 
     def let_go(self) -> None:
         """Drop the connection if it still holds slices of the buffer: it must not send them once the buffer has another use."""
-        transport = getattr(self._writer, "transport", None)
-        if transport is not None and transport.get_write_buffer_size():
-            transport.abort()
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            self._transport.abort()
 
     def _slices(self) -> Iterator[memoryview]:
         for start in range(0, len(self._buffer), SLICE_BYTES):

@@ -26,7 +26,7 @@ def error(status: int, code: str, message: str = "as told") -> Fault:
 
     async def fault(request: web.Request, _: FakeS3) -> web.StreamResponse:
         await request.read()
-        return _xml(f"<Error><Code>{code}</Code><Message>{message}</Message><RequestId>REQ1</RequestId></Error>", status)
+        return _xml(f"<Error><Code>{code}</Code><Message>{message}</Message></Error>", status)
 
     return fault
 
@@ -172,7 +172,8 @@ def _operation(request: web.Request) -> str:
 
 
 def _xml(body: str, status: int = 200) -> web.Response:
-    return web.Response(text=f'<?xml version="1.0"?>{body}', status=status, content_type="application/xml")
+    text = f'<?xml version="1.0"?>{body}'
+    return web.Response(text=text, status=status, content_type="application/xml", headers={"x-amz-request-id": "REQ1"})
 
 
 @asynccontextmanager
