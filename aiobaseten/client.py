@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
+import anyio
+import attrs
 from yarl import URL
 
 from aiobaseten.api import ControlPlane, Endpoints, check_base_url, find_api_key
@@ -36,11 +37,11 @@ DEFAULT_BASE_URL = "https://api.baseten.co"
 
 
 class Client:
-    """An async client for Baseten's model uploads. Use it as an async context manager; it belongs to the event loop it is opened on.
+    """An async client for Baseten's model uploads. An async context manager; it belongs to the event loop it is opened on.
 
     :param api_key: left out, the environment's ``BASETEN_API_KEY``, else the key in ``~/.trussrc``
-    :param base_url: of the control plane; left out, ``AIOBASETEN_BASE_URL``, else the remote in ``~/.trussrc`` that gave the key, else
-        ``https://api.baseten.co``. Plain http only for loopback addresses
+    :param base_url: of the control plane; left out, ``AIOBASETEN_BASE_URL``, else the remote in ``~/.trussrc`` that gave the
+        key, else ``https://api.baseten.co``. Plain http only for loopback addresses
     :param s3_endpoint_url: of another S3-compatible store than AWS; left out, ``AIOBASETEN_S3_ENDPOINT_URL``, else AWS
     :param auth_scheme: of the ``Authorization`` header: ``"Bearer"`` or ``"Api-Key"``
     :param observer: called with every event of every push
@@ -57,16 +58,186 @@ class Client:
         options: Options = Options(),  # noqa: B008 - frozen
         observer: Observer | None = None,
     ) -> None:
+        if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without type checks
+            raise ConfigurationError(f"options must be an Options, not a {type(options).__name__}")
         key = find_api_key(api_key, os.environ)
         self._base_url = check_base_url(base_url or os.environ.get("AIOBASETEN_BASE_URL") or key.base_url or DEFAULT_BASE_URL)
-        self._s3_endpoint_url = check_s3_endpoint_url(s3_endpoint_url or os.environ.get("AIOBASETEN_S3_ENDPOINT_URL"))
+        self._s3_endpoint_url = _check_s3_endpoint_url(s3_endpoint_url or os.environ.get("AIOBASETEN_S3_ENDPOINT_URL"))
+        self._api_key = key
+        self._auth_scheme: Literal["Bearer", "Api-Key"] = auth_scheme
         self._options = options
         self._clock = Clock()
         self._emit = Emitter(observer)
-        self._control_plane = ControlPlane(
-            base_url=self._base_url, api_key=key.value, auth_scheme=auth_scheme, options=options, clock=self._clock
-        )
-        self._io_thread = IoThread("aiobaseten-io")
-        self._s3 = S3(self._s3_endpoint_url, options, self._io_thread)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._planes: _Planes | None = None
         self._closing = AsyncExitStack()
+        self._was_opened = False
+
+    def __repr__(self) -> str:
+        return f"<Client {self._base_url}>"
+
+    async def __aenter__(self) -> Self:
+        """Open the client. Connections and the thread for uploads come with the first call that needs them.
+
+        :raises ConfigurationError: if it was opened before, or `Options.ca_bundle` cannot be used
+        """
+        if self._was_opened:
+            raise ConfigurationError("a Client can be opened only once: make another one")
+        self._was_opened = True
+        control_plane = await self._closing.enter_async_context(
+            ControlPlane(
+                base_url=self._base_url,
+                api_key=self._api_key.value,
+                auth_scheme=self._auth_scheme,
+                options=self._options,
+                clock=self._clock,
+            )
+        )
+        io_thread = IoThread("aiobaseten-io")
+        self._closing.push_async_callback(io_thread.aclose)
+        s3 = S3(self._s3_endpoint_url, self._options, io_thread)
+        self._closing.push_async_callback(s3.aclose)
+        api = Endpoints(control_plane)
+        engine = UploadEngine(s3, self._options, self._clock)
+        pusher = Pusher(api, engine, self._options, self._clock, self._emit)
+        self._planes = _Planes(loop=asyncio.get_running_loop(), api=api, engine=engine, pusher=pusher)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections and end the thread. Calls under way must have ended."""
+        self._planes = None
+        with anyio.CancelScope(shield=True):
+            await self._closing.aclose()
+
+    async def push(self, push: Push | str | os.PathLike[str]) -> PushResult:
+        """Make a deployment of a model: prepare, upload, commit.
+
+        :param push: what and where to, or just the path of a model directory or archive
+        :raises InvalidPush: before anything is sent, with every problem found; `ArchiveError` for its files, `SourceChanged`
+            where they change meanwhile
+        :raises ApiError: if the service refuses; its subclasses say why
+        :raises UploadError: if the object store does not take the archive; its subclasses say why
+        :raises TransportError: if one of them cannot be reached
+        :raises CommitUncertain: if the commit was sent and its outcome cannot be found out
+        """
+        return await self._open_planes().pusher.push(_as_push(push))
+
+    async def check(self, push: Push | str | os.PathLike[str]) -> CheckResult:
+        """Dry-run a push: read the source's layout, check every rule here and then at the service. Sends no bytes, makes nothing.
+
+        :raises InvalidPush: with every problem found here
+        :raises ApiError: if the service would refuse
+        :raises TransportError: if it cannot be reached
+        """
+        return await self._open_planes().pusher.check(_as_push(push))
+
+    async def upload(self, target: UploadTarget | None, source: SourceLike) -> UploadReceipt:
+        """Upload an archive to the target that prepare gave.
+
+        :param target: `PrepareModelUploadResponse.target`
+        :param source: a model directory, an archive file, bytes, or an async iterator of bytes
+        :raises InvalidPush: if there is no target, or the source cannot be used
+        :raises UploadError: if the object store does not take it; `CredentialsExpired` means: prepare again
+        :raises TransportError: if the store cannot be reached
+        """
+        engine = self._open_planes().engine
+        if target is None:
+            raise InvalidPush("target is None: prepare said that this model needs no upload")
+        async with await open_source(source) as opened:
+            return await engine.upload(target, opened, emit=self._emit)
+
+    async def wait_until_active(self, model_id: str, deployment_id: str, *, timeout_s: float = 1800.0) -> Deployment:
+        """Wait until a deployment is up: ``ACTIVE``, or ``SCALED_TO_ZERO``.
+
+        :raises DeploymentFailed: if it ends in a failed status
+        :raises DeadlineExceeded: if it is not up after `timeout_s` seconds
+        :raises NotFoundError: if there is no such deployment, and has not been for half a minute
+        """
+        return await wait_until_active(
+            self._open_planes().api,
+            model_id,
+            deployment_id,
+            timeout_s=timeout_s,
+            not_found_grace_s=self._options.timeouts.not_found_grace_s,
+            clock=self._clock,
+            emit=self._emit,
+        )
+
+    async def prepare_model_upload(self, request: PrepareModelUploadRequest) -> PrepareModelUploadResponse:
+        """``POST /v1/prepare_model_upload``: have the service check a push, and get the right to upload its archive.
+
+        :raises InvalidPush: before it is sent, with every rule that it breaks
+        """
+        return await self._open_planes().api.prepare_model_upload(request)
+
+    async def create_model(self, source: ModelArchiveSource, *, team_id: str | None = None) -> CreatedModelDeployment:
+        """``POST /v1/models``, or ``/v1/teams/{team_id}/models``: commit a new model. Sent again only if it did nothing.
+
+        :raises InvalidPush: before it is sent, with every rule that it breaks
+        """
+        return await self._open_planes().api.create_model(source, team_id=team_id)
+
+    async def create_deployment(self, model_id: str, source: DeploymentArchiveSource) -> CreatedModelDeployment:
+        """``POST /v1/models/{model_id}/deployments``: commit a new deployment. Sent again only where it certainly did nothing.
+
+        :raises InvalidPush: before it is sent, with every rule that it breaks
+        """
+        return await self._open_planes().api.create_deployment(model_id, source)
+
+    async def list_models(self, *, name: str | None = None, team_id: str | None = None) -> tuple[Model, ...]:
+        """``GET /v1/models``, or ``/v1/teams/{team_id}/models``: all models, or those of exactly that name."""
+        return await self._open_planes().api.list_models(name=name, team_id=team_id)
+
+    async def list_deployments(self, model_id: str, *, name: str | None = None) -> tuple[Deployment, ...]:
+        """``GET /v1/models/{model_id}/deployments``. New ones may be missing for half a minute."""
+        return await self._open_planes().api.list_deployments(model_id, name=name)
+
+    async def get_deployment(self, model_id: str, deployment_id: str) -> Deployment:
+        """``GET /v1/models/{model_id}/deployments/{deployment_id}``. A new one may be missing for half a minute.
+
+        :raises NotFoundError: if there is none
+        """
+        return await self._open_planes().api.get_deployment(model_id, deployment_id)
+
+    async def list_teams(self, *, name: str | None = None) -> tuple[Team, ...]:
+        """``GET /v1/teams``: all teams, or the one of exactly that name."""
+        return await self._open_planes().api.list_teams(name=name)
+
+    def _open_planes(self) -> _Planes:
+        if self._planes is None:
+            raise ConfigurationError("the Client is not open: use it inside `async with`")
+        if asyncio.get_running_loop() is not self._planes.loop:
+            raise ConfigurationError("the Client was opened on another event loop: make one for each")
+        return self._planes
+
+
+@attrs.frozen(kw_only=True)
+class _Planes:
+    """What an open client works with."""
+
+    loop: asyncio.AbstractEventLoop
+    api: Endpoints
+    engine: UploadEngine
+    pusher: Pusher
+
+
+def _as_push(push: Push | str | os.PathLike[str]) -> Push:
+    if isinstance(push, Push):
+        return push
+    if isinstance(push, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without type checks
+        return Push(push)
+    raise InvalidPush(problems=[Problem("$", f"must be a Push or the path of a model, not a {type(push).__name__}")])
+
+
+def _check_s3_endpoint_url(url: str | None) -> str | None:
+    """Return `url` without a trailing slash, if it can be an endpoint."""
+    if not url:
+        return None
+    parsed = URL(url)
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query_string or parsed.fragment:
+        raise ConfigurationError(f"the S3 endpoint must be an http or https URL with a host, not {url!r}")
+    return url.rstrip("/")

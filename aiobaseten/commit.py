@@ -1,8 +1,8 @@
 """The commit of a push: sent once, and looked for when its answer was lost.
 
-The service knows no idempotency key, so a commit that may have arrived is never sent again. Each push carries an id in its deployment's
-labels; by it the deployment is found, if the commit made one. New things may be invisible for a while, so the search goes on for the
-whole of `TimeoutOptions.reconcile_s` before it gives up with `CommitUncertain`.
+The service knows no idempotency key, so a commit that may have arrived is never sent again. Each push carries an id in its
+deployment's labels; by it the deployment is found, if the commit made one. New things may be invisible for a while, so the
+search goes on for the whole of `TimeoutOptions.reconcile_s` before it gives up with `CommitUncertain`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from aiobaseten.api.endpoints import Endpoints
 from aiobaseten.errors import ApiError, BasetenError, CommitUncertain, ServerError, TransportError
-from aiobaseten.events import Committed, CommitStarted, Emitter, Reconciling, retry_reporter
+from aiobaseten.events import CommitStarted, Committed, Emitter, Reconciling, retry_reporter
 from aiobaseten.models import (
     CreatedModelDeployment,
     Deployment,
@@ -75,9 +75,7 @@ class Committer:
             on_retry=retry_reporter(self._emit, push_id, "create_model"),
         )
 
-    async def _reconcile(
-        self, push_id: str, request: PrepareModelUploadRequest, lost: BasetenError
-    ) -> CreatedModelDeployment:
+    async def _reconcile(self, push_id: str, request: PrepareModelUploadRequest, lost: BasetenError) -> CreatedModelDeployment:
         self._emit(Reconciling(push_id=push_id, error=str(lost)))
         window_s = self._options.timeouts.reconcile_s
         deadline = self._clock.monotonic() + window_s
@@ -105,26 +103,20 @@ class Committer:
         if request.model_id is not None:
             deployments = await self._api.list_deployments(request.model_id)
             deployment = self._own(push_id, request, deployments)
-            return deployment and CreatedModelDeployment(
-                model=await self._api.get_model(request.model_id), deployment=deployment
-            )
+            return deployment and CreatedModelDeployment(model=await self._api.get_model(request.model_id), deployment=deployment)
         for model in await self._api.list_models(name=request.name, team_id=request.team_id):
             if model.name == request.name and (found := await self._find_in_new(push_id, request, model)):
                 return found
         return None
 
-    async def _find_in_new(
-        self, push_id: str, request: PrepareModelUploadRequest, model: Model
-    ) -> CreatedModelDeployment | None:
+    async def _find_in_new(self, push_id: str, request: PrepareModelUploadRequest, model: Model) -> CreatedModelDeployment | None:
         deployments = await self._api.list_deployments(model.id)
         deployment = self._own(push_id, request, deployments)
         if deployment is None and not self._options.tag_pushes and len(deployments) == 1:
             deployment = deployments[0]  # the name was free before the commit, so its first deployment is ours
         return deployment and CreatedModelDeployment(model=model, deployment=deployment)
 
-    def _own(
-        self, push_id: str, request: PrepareModelUploadRequest, deployments: Iterable[Deployment]
-    ) -> Deployment | None:
+    def _own(self, push_id: str, request: PrepareModelUploadRequest, deployments: Iterable[Deployment]) -> Deployment | None:
         """The push's deployment: by its id, or, without ids, by its own name, which is unique within a model."""
         name = request.deployment.deployment_name
         for deployment in deployments:

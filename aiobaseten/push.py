@@ -1,8 +1,8 @@
 """One push: prepare, upload, commit.
 
-The source is opened and checked before anything is sent. A name is looked up: one that exists gets a new deployment. Prepare gives the
-right to upload to one key; the upload renews it by preparing again. The commit is sent once; if its answer is lost, the deployment is
-looked for by the push's id, and never made a second time.
+The source is opened and checked before anything is sent. A name is looked up: one that exists gets a new deployment. Prepare
+gives the right to upload to one key; the upload renews it by preparing again. The commit is sent once; if its answer is lost,
+the deployment is looked for by the push's id, and never made a second time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ from aiobaseten.upload import UploadEngine, UploadReceipt
 SourceLike = str | os.PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
 
 
+def _describe(source: object) -> str:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"<{len(source)} bytes>"
+    return repr(source)
+
+
 @attrs.frozen(kw_only=True)
 class Push:
     """What to push, and where to.
@@ -36,15 +42,15 @@ class Push:
     :param name: of the model; left out, ``model_name`` in config.yaml. A model that exists gets a new deployment
     :param model_id: of an existing model, in place of a name
     :param team_id: of the team that owns a named model; left out, the organization's default team
-    :param deployment: the deployment's settings. Its `config` may be None, or the whole be left out, if the source holds a config.yaml
-        at its root; a stream's must be given
+    :param deployment: the deployment's settings. Its `config` may be None, or the whole be left out, if the source holds a
+        config.yaml at its root; a stream's must be given
     :param existing: what to do about a named model that exists: ``"deploy"`` to it, or ``"error"``
     :param disable_archive_download: for a new model only: its archives cannot be downloaded later
-    :param symlinks: links in a model directory: ``"store"`` keeps those that stay inside it and refuses others, ``"follow"`` archives
-        what they point to
+    :param symlinks: links in a model directory: ``"store"`` keeps those that stay inside it and refuses others, ``"follow"``
+        archives what they point to
     """
 
-    source: SourceLike = attrs.field(kw_only=False, repr=lambda source: _describe(source))
+    source: SourceLike = attrs.field(kw_only=False, repr=_describe)
     name: str | None = None
     model_id: str | None = None
     team_id: str | None = None
@@ -75,7 +81,9 @@ class Push:
         known = {field.name for field in attrs.fields(DeploymentArchivePayload)}
         if unknown := sorted(deployment.keys() - known):
             raise InvalidPush(
-                problems=[Problem(f"$.deployment.{field}", f"is not a field; there are {', '.join(sorted(known))}") for field in unknown]
+                problems=[
+                    Problem(f"$.deployment.{field}", f"is not a field; there are {', '.join(sorted(known))}") for field in unknown
+                ]
             )
         return cls(
             path,
@@ -87,12 +95,6 @@ class Push:
             disable_archive_download=disable_archive_download,
             symlinks=symlinks,
         )
-
-
-def _describe(source: object) -> str:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return f"<{len(source)} bytes>"
-    return repr(source)
 
 
 @attrs.frozen(kw_only=True)
@@ -207,9 +209,7 @@ class Pusher:
             raw_config = found.raw
         return attrs.evolve(deployment, config=found.config, raw_config=raw_config)
 
-    async def _routed(
-        self, push: Push, push_id: str, request: PrepareModelUploadRequest, name: str
-    ) -> PrepareModelUploadRequest:
+    async def _routed(self, push: Push, push_id: str, request: PrepareModelUploadRequest, name: str) -> PrepareModelUploadRequest:
         """Turn a push to a name that exists into one to that model."""
         model = await self._find_model(push_id, name, push.team_id)
         if model is None:
@@ -232,9 +232,7 @@ class Pusher:
         if len(in_default_team) == 1:
             return in_default_team[0]
         owners = ", ".join(sorted(model.team_name for model in models))
-        raise InvalidPush(
-            problems=[Problem("$.team_id", f"is needed: the teams {owners} each have a model named {name!r}")]
-        )
+        raise InvalidPush(problems=[Problem("$.team_id", f"is needed: the teams {owners} each have a model named {name!r}")])
 
     def _tagged(self, push_id: str, request: PrepareModelUploadRequest) -> PrepareModelUploadRequest:
         if not self._options.tag_pushes:
@@ -243,9 +241,7 @@ class Pusher:
         return attrs.evolve(request, deployment=attrs.evolve(request.deployment, labels=labels))
 
     async def _prepare(self, request: PrepareModelUploadRequest, push_id: str) -> UploadTarget | None:
-        response = await self._api.prepare_model_upload(
-            request, on_retry=self._on_retry(push_id, "prepare_model_upload")
-        )
+        response = await self._api.prepare_model_upload(request, on_retry=self._on_retry(push_id, "prepare_model_upload"))
         return response.target
 
     async def _renew(self, request: PrepareModelUploadRequest, push_id: str) -> UploadTarget:

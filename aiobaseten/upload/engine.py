@@ -1,8 +1,9 @@
 """One upload, from plan to receipt.
 
-Workers take parts from the plan. Each waits for memory, has the source read the part into it, computes its checksum and sends it; the
-first failure stops the others. Then the upload is completed, or, on any failure or cancellation, aborted. Credentials that expire on
-the way are renewed once for all workers, and the upload goes on, or starts over where the renewed credentials are for another key.
+Workers take parts from the plan. Each waits for memory, has the source read the part into it, computes its checksum and sends
+it; the first failure stops the others. Then the upload is completed, or, on any failure or cancellation, aborted. Credentials
+that expire on the way are renewed once for all workers, and the upload goes on, or starts over where the renewed credentials
+are for another key.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from aiobaseten.retry import Clock, retrying
 from aiobaseten.sources.base import Source
 from aiobaseten.upload.budget import BufferBudget
 from aiobaseten.upload.checksum import Checksums, algorithm_for
+from aiobaseten.upload.crew import crew
 from aiobaseten.upload.plan import MAX_PARTS, check_size, plan_upload
 from aiobaseten.upload.reader import FilledPart, PartReader
 from aiobaseten.upload.s3 import S3, PutPart, StoredObject
@@ -98,7 +100,7 @@ class UploadEngine:
                 upload = _Upload(self, change.target, source, emit, push_id, renew, renewed=True)
 
 
-class _KeyChanged(Exception):  # noqa: N818 - a signal between two attempts, not an error
+class _KeyChanged(Exception):
     """The renewed credentials are for another key: the upload must start over there."""
 
     def __init__(self, target: UploadTarget, expired: CredentialsExpired) -> None:
@@ -191,19 +193,8 @@ class _Upload:
         return Checksums(self._algorithm, value)
 
     async def _send_all(self) -> None:
-        failures: list[Exception] = []
-        async with anyio.create_task_group() as workers:
-
-            async def guarded(work: Callable[[], Awaitable[None]]) -> None:
-                try:
-                    await work()
-                except Exception as error:  # kept as it is: the group would wrap it, and the others' would hide it
-                    failures.append(error)
-                    workers.cancel_scope.cancel()
-
-            await guarded(lambda: self._lead(lambda: workers.start_soon(guarded, self._follow)))
-        if failures:
-            raise failures[0]
+        async with crew() as start:
+            start(lambda: self._lead(lambda: start(self._follow)))
 
     async def _lead(self, start_follower: Callable[[], object]) -> None:
         """The first worker. Its part decides between a single PutObject and a multipart upload, which it then creates."""
@@ -249,31 +240,22 @@ class _Upload:
 
         Once sent it is waited for even when cancelled, though not for long: an upload whose id is lost is never cleaned up.
         """
-        failures: list[Exception] = []
         ended = anyio.Event()
         shield = anyio.CancelScope(shield=True)
 
         async def create() -> None:
-            try:
-                with shield:
-                    self._upload_id = await self._call(
-                        "CreateMultipartUpload", lambda target: self._s3.create(target, self._algorithm)
-                    )
-            except Exception as error:
-                failures.append(error)
-            finally:
-                ended.set()
+            with shield:
+                self._upload_id = await self._call("CreateMultipartUpload", lambda target: self._s3.create(target, self._algorithm))
+            ended.set()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(create)
+        async with crew() as start:
+            start(create)
             try:
                 await ended.wait()
             except BaseException:
                 self._giving_up = True
                 shield.deadline = anyio.current_time() + self._engine.options.timeouts.abort_s
                 raise
-        if failures:
-            raise failures[0]
 
     async def _complete(self) -> StoredObject:
         upload_id = self._upload_id
@@ -299,7 +281,7 @@ class _Upload:
         return await self._call("CompleteMultipartUpload", complete)
 
     async def _look_for_object(self, no_such_upload: UploadError, sums: Checksums) -> StoredObject:
-        """A multipart upload that is gone after a Complete whose answer was lost was most likely completed: look, if that is allowed."""
+        """After a Complete whose answer was lost, an upload that is gone was most likely completed: look, if that is allowed."""
         try:
             return await self._s3.head(self._target, self._size_bytes, sums)
         except UploadDenied:
@@ -349,7 +331,7 @@ class _Upload:
                 return result
 
     async def _renew_credentials(self, stale: UploadTarget, expired: CredentialsExpired) -> None:
-        """Renew the credentials, unless another worker has just done so. Fresh ones that are refused at once are not renewed again."""
+        """Renew the credentials, unless another worker has just done so. Fresh ones that are refused at once stay refused."""
         async with self._renewing:
             if self._target is not stale:
                 return

@@ -48,7 +48,7 @@ class IoThread:
         try:
             await asyncio.shield(ended)
         except asyncio.CancelledError:
-            io_loop.call_soon_threadsafe(lambda: started[0].cancel())
+            io_loop.call_soon_threadsafe(lambda: started[0].cancel())  # noqa: PLW0108 - it may not have started yet
             with anyio.CancelScope(shield=True):
                 task = await ended
             if not task.cancelled():

@@ -1,8 +1,8 @@
 """The S3 calls an upload makes, each as one try, with their answers checked and their failures told in this library's errors.
 
-One client serves all pushes of a region and endpoint: making one costs far more CPU than a small upload. Credentials belong to a call,
-not to the client: each call signs with those in its context. Everything runs on the `IoThread`, the making of clients too, since
-botocore reads its models from disk then.
+One client serves all pushes of a region and endpoint: making one costs far more CPU than a small upload. Credentials belong to
+a call, not to the client: each call signs with those in its context. Everything runs on the `IoThread`, the making of clients
+too, since botocore reads its models from disk then.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def _make_client(region: str, endpoint_url: str | None, options: Options) -> Any
 
 
 def _stay_in_region(context: dict[str, Any], **_: Any) -> None:
-    """Tell botocore's region redirector that it has had its turn: it would send the push's credentials to a host of its own finding."""
+    """Tell botocore's region redirector that it has had its turn: it would take the credentials to a host of its own finding."""
     context["s3_redirect"]["redirected"] = True
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import attrs
@@ -81,7 +81,7 @@ class _BufferPayload(aiohttp.Payload):
             async with asyncio.timeout(self._write_timeout_s):
                 await writer.write(piece)
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002 - it is ours
         await self.write(writer)
 
     def let_go(self) -> None:
@@ -117,7 +117,7 @@ class S3Session(AIOHTTPSession):
         """The class that aiobotocore makes its session from, with these options bound."""
         return type("BoundS3Session", (cls,), {"options": options})
 
-    async def __aenter__(self) -> S3Session:
+    async def __aenter__(self) -> Self:
         timeouts = self.options.timeouts
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(

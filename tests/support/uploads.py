@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 import trustme
+from support.fake_s3 import FakeS3, fake_s3
 
 from aiobaseten.events import Emitter, Event
 from aiobaseten.models import AWSCredentials, UploadTarget
@@ -19,7 +20,6 @@ from aiobaseten.retry import Clock
 from aiobaseten.sources import open_source
 from aiobaseten.upload import S3, IoThread, UploadEngine, UploadReceipt
 from aiobaseten.upload.engine import Renew
-from support.fake_s3 import FakeS3, fake_s3
 
 TARGET = UploadTarget(
     credentials=AWSCredentials(aws_access_key_id="AKIA-ONE", aws_secret_access_key="sesame", aws_session_token="token-1"),

@@ -119,9 +119,8 @@ async def test_a_waiter_cancelled_in_the_moment_it_is_served_gives_its_room_back
             async with budget.buffer(8 * MiB):
                 pytest.fail("was cancelled before it ran again")
 
-    async with anyio.create_task_group() as tasks:
-        async with budget.buffer(8 * MiB):
-            tasks.start_soon(borrow)
-            await settle()
-            scope.cancel()
+    async with anyio.create_task_group() as tasks, budget.buffer(8 * MiB):
+        tasks.start_soon(borrow)
+        await settle()
+        scope.cancel()
     assert budget.used_bytes == 0

@@ -136,7 +136,14 @@ async def test_an_answer_without_a_checksum_is_unverified_not_an_error() -> None
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize(
     "fault",
-    [error(503, "SlowDown"), error(500, "InternalError"), error(200, "InternalError"), error(429, "TooManyRequests"), drop, empty()],
+    [
+        error(503, "SlowDown"),
+        error(500, "InternalError"),
+        error(200, "InternalError"),
+        error(429, "TooManyRequests"),
+        drop,
+        empty(),
+    ],
     ids=["slow-down", "internal", "200-with-error", "429", "drop", "empty-200"],
 )
 async def test_passing_failures_are_repeated(operation: str, fault: object) -> None:
@@ -391,7 +398,7 @@ async def test_a_renewal_that_fails_is_the_error() -> None:
 async def test_no_redirect_is_followed(operation: str, status: int) -> None:
     async with rig() as r, rig() as elsewhere:
         r.server.faults[operation] = [redirect(f"{elsewhere.server.url}/bucket/x", status)] * 9
-        with pytest.raises(UploadError, match="redirects to 127.0.0.1") as caught:
+        with pytest.raises(UploadError, match=r"redirects to 127\.0\.0\.1") as caught:
             await r.upload(archive_for(operation))
         assert not caught.value.retryable
         assert caught.value.operation == operation
@@ -415,7 +422,9 @@ async def test_an_answer_that_names_another_region_is_not_followed() -> None:
         assert r.server.calls == ["PutObject"]
 
 
-@pytest.mark.parametrize(("code", "hint"), [("RequestTimeTooSkewed", "clock of this machine"), ("NoSuchBucket", "bucket does not exist")])
+@pytest.mark.parametrize(
+    ("code", "hint"), [("RequestTimeTooSkewed", "clock of this machine"), ("NoSuchBucket", "bucket does not exist")]
+)
 async def test_errors_say_what_is_wrong(code: str, hint: str) -> None:
     async with rig() as r:
         r.server.faults["PutObject"] = [error(400, code)] * 9
@@ -443,20 +452,16 @@ async def test_a_source_that_shrank_is_found_out_and_cleaned_up(tmp_path: Path) 
         reached, go_on = asyncio.Event(), asyncio.Event()
         r.server.faults["CreateMultipartUpload"] = [hold(reached, go_on)]
         r.server.faults["UploadPart"] = [error(503, "SlowDown")]
-        with pytest.raises(SourceChanged):
-            async with anyio.create_task_group() as tasks:
 
-                async def shrink() -> None:
-                    await reached.wait()
-                    archive.write_bytes(LARGE[: 9 * MiB])
-                    go_on.set()
+        async def shrink() -> None:
+            await reached.wait()
+            archive.write_bytes(LARGE[: 9 * MiB])
+            go_on.set()
 
-                tasks.start_soon(shrink)
-                try:
-                    await r.upload(archive)
-                except SourceChanged as changed:
-                    failure = changed
-            raise failure
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(shrink)
+            with pytest.raises(SourceChanged):
+                await r.upload(archive)
         assert r.server.objects == {}
         assert r.server.uploads == {}
 
@@ -573,7 +578,7 @@ async def test_a_store_that_stops_reading_times_out() -> None:
 
 async def test_the_users_aws_settings_have_no_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nonsense = tmp_path / "nonsense"
-    nonsense.write_text("[default]\nregion = nowhere\nendpoint_url = http://127.0.0.1:9\ns3 =\n  addressing_style = virtual\n  use_accelerate_endpoint = true\n")
+    nonsense.write_text("[default]\nregion = nowhere\nendpoint_url = http://127.0.0.1:9\ns3 =\n  use_accelerate_endpoint = true\n")
     from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, DEFAULT_S3_CONFIG_VARS
 
     for _, names, _, _ in [*BOTOCORE_DEFAUT_SESSION_VARIABLES.values(), *DEFAULT_S3_CONFIG_VARS.values()]:

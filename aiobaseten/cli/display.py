@@ -1,0 +1,117 @@
+"""Shows pushes while they run: bars on a terminal, lines elsewhere. Both are observers of a `Client`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from aiobaseten.cli.outcome import human_bytes
+from aiobaseten.events import (
+    CommitStarted,
+    Committed,
+    CredentialsRenewed,
+    Event,
+    PartUploaded,
+    PushFailed,
+    PushStarted,
+    Reconciling,
+    Retrying,
+    StatusChanged,
+    UploadAborted,
+    UploadCompleted,
+    UploadRestarted,
+)
+
+
+class Lines:
+    """One line for each thing worth knowing, on the console it is given."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._names: dict[str, str] = {}
+
+    def showing(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, PushStarted):
+            self._names[event.push_id] = event.name
+        text = _told(event)
+        if text is not None:
+            name = self._names.get(event.push_id)
+            self._console.print(f"{name}: {text}" if name else text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """A bar for each push that is under way; what else is worth knowing goes above them."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[step]}"),
+            console=console,
+        )
+        self._lines = Lines(self._progress.console)
+        self._tasks: dict[str, TaskID] = {}
+
+    def showing(self) -> AbstractContextManager[object]:
+        return self._progress
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case PushStarted():
+                task = self._progress.add_task(escape(event.name), total=event.size_bytes, step="")
+                self._tasks[event.push_id] = task
+            case PartUploaded():
+                self._progress.advance(self._tasks[event.push_id], event.size_bytes)
+            case UploadRestarted():
+                self._progress.reset(self._tasks[event.push_id], step="starts over")
+            case CommitStarted():
+                self._progress.update(self._tasks[event.push_id], step="commit")
+            case Committed():
+                self._progress.update(self._tasks.pop(event.push_id), step="done")
+            case PushFailed():
+                if event.push_id in self._tasks:
+                    self._progress.update(self._tasks.pop(event.push_id), step="failed")
+            case Retrying() | Reconciling() | CredentialsRenewed() | UploadAborted() | StatusChanged():
+                self._lines(event)
+            case _:
+                pass
+
+
+def display_for(console: Console) -> Bars | Lines:
+    """Bars if the console is a terminal, else lines."""
+    return Bars(console) if console.is_terminal else Lines(console)
+
+
+def _told(event: Event) -> str | None:
+    match event:
+        case PushStarted(size_bytes=size):
+            return "starts" if size is None else f"starts, {human_bytes(size)}"
+        case UploadCompleted():
+            return f"uploaded, {human_bytes(event.size_bytes)} in {event.parts} {'part' if event.parts == 1 else 'parts'}"
+        case UploadRestarted():
+            return "the upload starts over under another key"
+        case UploadAborted(error=None):
+            return "the multipart upload was aborted"
+        case UploadAborted():
+            return f"the multipart upload {event.upload_id} could not be aborted: {event.error}"
+        case Retrying():
+            return f"{event.operation} is tried again in {event.delay_s:.1f} s, after: {event.error}"
+        case CredentialsRenewed():
+            return "the upload credentials had expired and were renewed"
+        case Reconciling():
+            return f"the commit's answer was lost ({event.error}); looking for the deployment"
+        case Committed():
+            return f"committed: model {event.model_id}, deployment {event.deployment_id}"
+        case StatusChanged():
+            return f"deployment {event.deployment_id} is {event.status}"
+        case _:
+            return None

@@ -1,0 +1,169 @@
+"""How a command ends: the exit codes, and what is said of each push."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import Any
+
+import attrs
+
+from aiobaseten.errors import (
+    ApiError,
+    AuthenticationError,
+    BasetenError,
+    CommitUncertain,
+    ConfigurationError,
+    InvalidPush,
+    NotFoundError,
+    RateLimited,
+    ServerError,
+    TransportError,
+    UploadDenied,
+    UploadError,
+)
+from aiobaseten.push import CheckResult, PushResult
+from aiobaseten.sources import Ignored
+
+
+class Exit(IntEnum):
+    """The exit codes."""
+
+    DONE = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    REFUSED_KEY = 3
+    NOT_FOUND = 4
+    REFUSED = 5
+    SERVICE_FAILURE = 6
+    INTERRUPTED = 130
+
+
+_CODES: Sequence[tuple[tuple[type[BaseException], ...], Exit]] = (
+    ((InvalidPush, ConfigurationError), Exit.BAD_INPUT),
+    ((AuthenticationError,), Exit.REFUSED_KEY),
+    ((NotFoundError,), Exit.NOT_FOUND),
+    ((RateLimited, ServerError, TransportError, CommitUncertain), Exit.SERVICE_FAILURE),
+    ((ApiError, UploadDenied), Exit.REFUSED),
+    ((UploadError,), Exit.SERVICE_FAILURE),
+)
+
+
+def exit_for(error: BaseException) -> Exit:
+    """The exit code of one failure."""
+    return next((code for kinds, code in _CODES if isinstance(error, kinds)), Exit.FAILED)
+
+
+def exit_for_all(errors: Iterable[BaseException]) -> Exit:
+    """The exit code of several pushes: that of their failures where these agree, else that a push failed."""
+    codes = {exit_for(error) for error in errors}
+    if not codes:
+        return Exit.DONE
+    return codes.pop() if len(codes) == 1 else Exit.FAILED
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What became of one push or check."""
+
+    source: str
+    seconds: float
+    result: PushResult | CheckResult | None = None
+    status: str | None = None
+    error: BasetenError | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """One JSON object, the same fields for every push."""
+        record: dict[str, Any] = {"source": self.source, "ok": self.error is None, "seconds": round(self.seconds, 3)}
+        match self.result:
+            case PushResult() as pushed:
+                upload = pushed.upload
+                record |= {
+                    "model_id": pushed.model.id,
+                    "model_name": pushed.model.name,
+                    "deployment_id": pushed.deployment.id,
+                    "deployment_name": pushed.deployment.name,
+                    "status": self.status or pushed.deployment.status,
+                    "push_id": pushed.push_id,
+                    "s3_key": upload and upload.key,
+                    "size_bytes": upload and upload.size_bytes,
+                    "parts": upload and upload.parts,
+                    "verified": upload and upload.verified,
+                    "ignored": _ignored_as_json(pushed.ignored),
+                }
+            case CheckResult() as checked:
+                record |= {
+                    "model_id": checked.model_id,
+                    "model_name": checked.name,
+                    "size_bytes": checked.size_bytes,
+                    "ignored": _ignored_as_json(checked.ignored),
+                }
+            case None:
+                pass
+        if self.error is not None:
+            record["error"] = {
+                "type": type(self.error).__name__,
+                "message": str(self.error),
+                "notes": list(getattr(self.error, "__notes__", [])),
+                "retryable": self.error.retryable,
+            }
+        return record
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        if self.error is not None:
+            notes = [f"  {note}" for note in getattr(self.error, "__notes__", [])]
+            return [f"{self.source}: failed: {type(self.error).__name__}: {self.error}", *notes]
+        match self.result:
+            case PushResult() as pushed:
+                first = (
+                    f"{self.source}: deployment {pushed.deployment.id} ({pushed.deployment.name}) of model"
+                    f" {pushed.model.id} ({pushed.model.name}): {self._upload_line(pushed)}"
+                )
+                if self.status is not None:
+                    first += f"; {self.status}"
+                return [first, *ignored_lines(pushed.ignored)]
+            case CheckResult() as checked:
+                where = f"a new deployment of model {checked.model_id}" if checked.model_id else f"a new model {checked.name}"
+                size = "of unknown size" if checked.size_bytes is None else human_bytes(checked.size_bytes)
+                return [f"{self.source}: would be {where}, {size}", *ignored_lines(checked.ignored)]
+            case None:
+                return []
+
+    def _upload_line(self, pushed: PushResult) -> str:
+        upload = pushed.upload
+        if upload is None:
+            return f"no archive needed, {self.seconds:.1f} s"
+        parts = "1 part" if upload.parts == 1 else f"{upload.parts} parts"
+        verified = "verified" if upload.verified else "not verified by the store"
+        return f"{human_bytes(upload.size_bytes)} in {parts}, {self.seconds:.1f} s, {verified}"
+
+
+def ignored_lines(ignored: Sequence[Ignored]) -> list[str]:
+    """What was left out of an archive: how much in all, and the largest."""
+    if not ignored:
+        return []
+    files = sum(item.files for item in ignored)
+    largest = max(ignored, key=lambda item: item.size_bytes)
+    rules = "the default rules" if largest.is_default else ".truss_ignore"
+    counted = f"{files} {'file' if files == 1 else 'files'}, {human_bytes(sum(item.size_bytes for item in ignored))}"
+    named = f"{largest.path} ({human_bytes(largest.size_bytes)}, rule {largest.rule!r})"
+    return [f"  left out by {rules}: {counted}; the largest is {named}"]
+
+
+def _ignored_as_json(ignored: Sequence[Ignored]) -> dict[str, Any]:
+    largest = max(ignored, key=lambda item: item.size_bytes, default=None)
+    return {
+        "files": sum(item.files for item in ignored),
+        "size_bytes": sum(item.size_bytes for item in ignored),
+        "largest": largest and {"path": largest.path, "rule": largest.rule, "size_bytes": largest.size_bytes},
+    }
+
+
+def human_bytes(size_bytes: float) -> str:
+    """A size in binary units: ``12.3 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"

@@ -1,0 +1,33 @@
+"""Tasks that work on one thing together, and stop together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+Work = Callable[[], Awaitable[object]]
+
+
+@asynccontextmanager
+async def crew() -> AsyncIterator[Callable[[Work], None]]:
+    """A task group that ends with the first failure of its tasks as it is: not wrapped in a group, and not hidden by those that the
+    failure caused in the others. Yields what starts a task.
+    """
+    failures: list[Exception] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def guarded(work: Work) -> None:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - raised below
+                failures.append(error)
+                tasks.cancel_scope.cancel()
+
+        def start(work: Work) -> None:
+            tasks.start_soon(guarded, work)
+
+        yield start
+    if failures:
+        raise failures[0]
