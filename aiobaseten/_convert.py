@@ -1,23 +1,25 @@
 """The one cattrs converter between payload classes and JSON values.
 
-cattrs is lenient by itself: it would turn null into ``"None"`` and ``"false"`` into True. Here every primitive refuses a value of another
-type, and each mistake is told with its JSON path.
+cattrs is lenient by itself: it would turn null into ``"None"``, ``"false"`` into True and a string into an array of its characters.
+Here every type refuses a value of another type, and each mistake is told with its JSON path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import attrs
 import cattrs
+from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from aiobaseten import models
 from aiobaseten.errors import Problem
 
 T = TypeVar("T")
+Structure = Callable[[Any, Any], Any]
 
 
 class Mismatch(ValueError):
@@ -35,7 +37,7 @@ class _WrongType(ValueError):
 _JSON_NAMES = {str: "a string", int: "a whole number", bool: "true or false", float: "a number"}
 
 
-def _primitive(kind: type[Any]) -> Any:
+def _primitive(kind: type[Any]) -> Structure:
     def structure(value: Any, _: object) -> Any:
         if type(value) is not kind:
             raise _WrongType(f"must be {_JSON_NAMES[kind]}, not {json_type(value)}")
@@ -57,7 +59,34 @@ def _structure_datetime(value: Any, _: object) -> datetime:
 def _structure_object(value: Any, _: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _WrongType(f"must be an object, not {json_type(value)}")
+    return cast("Mapping[str, Any]", value)
+
+
+def _structure_literal(value: Any, kind: Any) -> Any:
+    choices = get_args(kind)
+    if value not in choices:
+        raise _WrongType("must be " + " or ".join(map(repr, choices)))
     return value
+
+
+def _array_hook(kind: Any) -> Structure:
+    structure = homogenous_tuple_structure_factory(kind, _converter)
+
+    def structure_array(value: Any, _: object) -> Any:
+        if not isinstance(value, list | tuple):
+            raise _WrongType(f"must be an array, not {json_type(value)}")
+        return structure(value, kind)
+
+    return structure_array
+
+
+def _class_hook(kind: Any) -> Structure:
+    structure = make_dict_structure_fn(kind, _converter)
+
+    def structure_class(value: Any, _: object) -> Any:
+        return structure(_structure_object(value, kind), kind)
+
+    return structure_class
 
 
 def json_type(value: object) -> str:
@@ -79,44 +108,49 @@ def json_type(value: object) -> str:
             return f"a {type(value).__name__}"
 
 
-def _make_converter() -> cattrs.Converter:
-    converter = cattrs.Converter(omit_if_default=True, detailed_validation=True)
-    for kind in _JSON_NAMES:
-        converter.register_structure_hook(kind, _primitive(kind))
-    converter.register_structure_hook(datetime, _structure_datetime)
-    converter.register_unstructure_hook(datetime, datetime.isoformat)
-    converter.register_structure_hook_func(_is_json_object, _structure_object)
-    converter.register_unstructure_hook_func(_is_json_object, lambda value: value)
+def _unstructure_deployment(payload: models.DeploymentArchivePayload) -> dict[str, Any]:
+    """Name ``create_environment_if_missing`` whenever an environment is named: the service's default for it will change."""
+    data: dict[str, Any] = _unstructure_payload(payload)
+    if payload.environment_name is not None:
+        data["create_environment_if_missing"] = payload.create_environment_if_missing
+    return data
 
-    @converter.register_structure_hook_factory(attrs.has)
-    def structure_class(kind: type[Any]) -> Any:
-        structure = make_dict_structure_fn(kind, converter)
-        return lambda value, _: structure(_structure_object(value, _), kind)
 
-    payload = make_dict_unstructure_fn(models.DeploymentArchivePayload, converter, _cattrs_omit_if_default=True)
-    converter.register_unstructure_hook(
-        models.DeploymentArchivePayload, lambda value: _with_flipping_default(value, payload(value))
-    )
-    for source in (models.ModelArchiveSource, models.DeploymentArchiveSource):
-        kind_always = make_dict_unstructure_fn(
-            source, converter, _cattrs_omit_if_default=True, kind=override(omit_if_default=False)
-        )
-        converter.register_unstructure_hook(source, kind_always)
-    return converter
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _is_json_object(kind: object) -> bool:
     return bool(kind == models.JsonObject)
 
 
-def _with_flipping_default(payload: models.DeploymentArchivePayload, data: dict[str, Any]) -> dict[str, Any]:
-    """Name ``create_environment_if_missing`` whenever an environment is named: the service's default for it will change."""
-    if payload.environment_name is not None:
-        data["create_environment_if_missing"] = payload.create_environment_if_missing
-    return data
+def _is_literal(kind: Any) -> bool:
+    origin: object = get_origin(kind)
+    return origin is Literal
 
 
-_converter = _make_converter()
+def _is_tuple(kind: Any) -> bool:
+    origin: object = get_origin(kind)
+    return origin is tuple
+
+
+_converter = cattrs.Converter(omit_if_default=True, detailed_validation=True)
+for _kind in _JSON_NAMES:
+    _converter.register_structure_hook(_kind, _primitive(_kind))
+_converter.register_structure_hook(datetime, _structure_datetime)
+_converter.register_structure_hook_func(_is_json_object, _structure_object)
+_converter.register_structure_hook_func(_is_literal, _structure_literal)
+_converter.register_structure_hook_factory(_is_tuple, _array_hook)
+_converter.register_structure_hook_factory(attrs.has, _class_hook)
+_converter.register_unstructure_hook(datetime, datetime.isoformat)
+_converter.register_unstructure_hook_func(_is_json_object, _as_it_is)
+_unstructure_payload = make_dict_unstructure_fn(models.DeploymentArchivePayload, _converter, _cattrs_omit_if_default=True)
+_converter.register_unstructure_hook(models.DeploymentArchivePayload, _unstructure_deployment)
+for _source in (models.ModelArchiveSource, models.DeploymentArchiveSource):
+    _converter.register_unstructure_hook(
+        _source,
+        make_dict_unstructure_fn(_source, _converter, _cattrs_omit_if_default=True, kind=override(omit_if_default=False)),
+    )
 
 
 def to_json(payload: Any) -> dict[str, Any]:
@@ -136,7 +170,7 @@ def from_json(data: Any, kind: type[T]) -> T:
         raise Mismatch(_problems_in(error, "$")) from None
 
 
-def type_problems(payload: Any) -> list[Problem]:
+def type_problems(payload: object) -> list[Problem]:
     """The fields of a payload object whose values are not of their declared types."""
     try:
         from_json(_as_fields(payload), type(payload))
@@ -145,23 +179,21 @@ def type_problems(payload: Any) -> list[Problem]:
     return []
 
 
-def _as_fields(value: Any) -> Any:
-    if not attrs.has(type(value)):
+def _as_fields(value: object) -> object:
+    kind = type(value)
+    if not attrs.has(kind):
         return value
-    return {field.name: _as_fields(getattr(value, field.name)) for field in attrs.fields(type(value))}
+    return {field.name: _as_fields(getattr(value, field.name)) for field in attrs.fields(kind)}
 
 
 def _problems_in(error: BaseException, path: str) -> list[Problem]:
     if isinstance(error, cattrs.IterableValidationError):
-        located, other = error.group_exceptions()
-        return [
-            problem for inner, note in located for problem in _problems_in(inner, f"{path}[{note.index}]")
-        ] + [problem for inner in other for problem in _problems_in(inner, path)]
+        items, _ = error.group_exceptions()
+        return [problem for inner, note in items for problem in _problems_in(inner, f"{path}[{note.index}]")]
     if isinstance(error, cattrs.ClassValidationError):
-        fields, other = error.group_exceptions()
-        return [
-            problem for inner, note in fields for problem in _problems_in(inner, f"{path}.{note.name}")
-        ] + [problem for inner in other for problem in _problems_in(inner, path)]
+        fields, others = error.group_exceptions()
+        located = [problem for inner, note in fields for problem in _problems_in(inner, f"{path}.{note.name}")]
+        return located + [Problem(path, str(other)) for other in others]
     if isinstance(error, KeyError):
         return [Problem(path, "is missing")]
     return [Problem(path, str(error))]

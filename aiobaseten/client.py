@@ -27,9 +27,9 @@ from aiobaseten.models import (
     UploadTarget,
 )
 from aiobaseten.options import Options
-from aiobaseten.push import CheckResult, Push, Pusher, PushResult, SourceLike
+from aiobaseten.push import CheckResult, Push, Pusher, PushResult
 from aiobaseten.retry import Clock
-from aiobaseten.sources import open_source
+from aiobaseten.sources import SourceLike, open_source
 from aiobaseten.upload import S3, IoThread, UploadEngine, UploadReceipt
 from aiobaseten.wait import wait_until_active
 

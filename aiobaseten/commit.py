@@ -103,7 +103,9 @@ class Committer:
         if request.model_id is not None:
             deployments = await self._api.list_deployments(request.model_id)
             deployment = self._own(push_id, request, deployments)
-            return deployment and CreatedModelDeployment(model=await self._api.get_model(request.model_id), deployment=deployment)
+            if deployment is None:
+                return None
+            return CreatedModelDeployment(model=await self._api.get_model(request.model_id), deployment=deployment)
         for model in await self._api.list_models(name=request.name, team_id=request.team_id):
             if model.name == request.name and (found := await self._find_in_new(push_id, request, model)):
                 return found
@@ -114,7 +116,7 @@ class Committer:
         deployment = self._own(push_id, request, deployments)
         if deployment is None and not self._options.tag_pushes and len(deployments) == 1:
             deployment = deployments[0]  # the name was free before the commit, so its first deployment is ours
-        return deployment and CreatedModelDeployment(model=model, deployment=deployment)
+        return CreatedModelDeployment(model=model, deployment=deployment) if deployment is not None else None
 
     def _own(self, push_id: str, request: PrepareModelUploadRequest, deployments: Iterable[Deployment]) -> Deployment | None:
         """The push's deployment: by its id, or, without ids, by its own name, which is unique within a model."""

@@ -90,7 +90,8 @@ class SourceChanged(InvalidPush):
 class ApiError(BasetenError):
     """The service answered a call with an error, or with something that is not an answer to it.
 
-    `status` is the HTTP status, `request_id` the service's own id for the call when it gave one.
+    `status` is the HTTP status, `request_id` the service's own id for the call when it gave one, `retry_after_s` its advice on how
+    many seconds to wait, if it gave any.
     """
 
     def __init__(
@@ -101,12 +102,14 @@ class ApiError(BasetenError):
         method: str | None = None,
         path: str | None = None,
         request_id: str | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.method = method
         self.path = path
         self.request_id = request_id
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         text = self.message
@@ -127,17 +130,15 @@ class NotFoundError(ApiError):
 
 
 class RateLimited(ApiError):
-    """Too many requests (429). `retry_after_s` is the service's own advice in seconds, if it gave any."""
+    """Too many requests (429)."""
 
     retryable = True
-    retry_after_s: float | None = None
 
 
 class ServerError(ApiError):
-    """The service failed (5xx). `retry_after_s` is the service's own advice in seconds, if it gave any."""
+    """The service failed (5xx)."""
 
     retryable = True
-    retry_after_s: float | None = None
 
 
 class TransportError(BasetenError):

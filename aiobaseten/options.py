@@ -6,6 +6,8 @@ Units stand in the names: ``_bytes``, ``_s`` (seconds), ``_per_s``. `None` means
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -28,15 +30,15 @@ def _refuse(instance: object, attribute: attrs.Attribute[Any], value: object, wa
     raise ConfigurationError(f"{type(instance).__name__}.{attribute.name} must be {wanted}, not {value!r}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _number(*, above: float | None = None, at_least: float | None = None) -> Validator:
-    bound = f"a number above {above}" if above is not None else f"a number of at least {at_least}"
+    bound = f"a finite number above {above}" if above is not None else f"a finite number of at least {at_least}"
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not _is_number(value) or (above is not None and value <= above) or (at_least is not None and value < at_least):
+        if not _is_finite(value) or (above is not None and value <= above) or (at_least is not None and value < at_least):
             _refuse(instance, attribute, value, bound)
 
     return check
@@ -69,7 +71,21 @@ def _one_of(*choices: object) -> Validator:
     return check
 
 
-_or_none = attrs.validators.optional
+def _or_none(check: Validator) -> Validator:
+    def check_unless_none(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None:
+            check(instance, attribute, value)
+
+    return check_unless_none
+
+
+def _path_or_none(value: str | os.PathLike[str] | None) -> Path | None:
+    if value is None:
+        return None
+    try:
+        return Path(value)
+    except TypeError as error:
+        raise ConfigurationError(f"Options.ca_bundle must be a path, not {value!r}") from error
 
 
 @attrs.frozen(kw_only=True)
@@ -135,12 +151,13 @@ class Options:
     :param requests_per_s: the most calls per second and endpoint to the control plane, as a token bucket whose burst is one
         second's worth; Baseten's documented limit is 100. None: unlimited
     :param ca_bundle: a PEM file of certificate authorities to trust, for both planes, in place of the system's
-    :param tag_pushes: put the label ``aiobaseten-push-id`` on each deployment, by which a commit whose answer was lost is found again
+    :param tag_pushes: put the label ``aiobaseten-push-id`` on each deployment, by which a commit whose answer was lost is found
+        again
     """
 
     transfer: TransferOptions = attrs.field(factory=TransferOptions, validator=_instance_of(TransferOptions))
     retry: RetryOptions = attrs.field(factory=RetryOptions, validator=_instance_of(RetryOptions))
     timeouts: TimeoutOptions = attrs.field(factory=TimeoutOptions, validator=_instance_of(TimeoutOptions))
     requests_per_s: float | None = attrs.field(default=100.0, validator=_or_none(_number(above=0)))
-    ca_bundle: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
+    ca_bundle: Path | None = attrs.field(default=None, converter=_path_or_none)
     tag_pushes: bool = attrs.field(default=True, validator=_instance_of(bool))

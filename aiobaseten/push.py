@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncIterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -22,10 +22,8 @@ from aiobaseten.events import Emitter, Prepared, PushFailed, PushStarted, retry_
 from aiobaseten.models import Deployment, DeploymentArchivePayload, Model, PrepareModelUploadRequest, UploadTarget
 from aiobaseten.options import Options
 from aiobaseten.retry import Clock, OnRetry
-from aiobaseten.sources import Ignored, Source, open_source
+from aiobaseten.sources import Ignored, Source, SourceLike, open_source
 from aiobaseten.upload import UploadEngine, UploadReceipt
-
-SourceLike = str | os.PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
 
 
 def _describe(source: object) -> str:
@@ -170,14 +168,14 @@ class Pusher:
         request = await self._ready(push, push_id, source)
         self._emit(PushStarted(push_id=push_id, name=request.name or source.label, size_bytes=source.size_bytes))
         target = await self._prepare(request, push_id)
-        self._emit(Prepared(push_id=push_id, bucket=target and target.bucket, key=target and target.key))
+        self._emit(Prepared(push_id=push_id, bucket=target.bucket if target else None, key=target.key if target else None))
         receipt = None
         if target is not None:
             receipt = await self._engine.upload(
                 target, source, emit=self._emit, push_id=push_id, renew=lambda: self._renew(request, push_id)
             )
         created = await self._committer.commit(
-            push_id, request, receipt and receipt.key, disable_archive_download=push.disable_archive_download
+            push_id, request, receipt.key if receipt else None, disable_archive_download=push.disable_archive_download
         )
         return PushResult(
             push_id=push_id,

@@ -1,6 +1,7 @@
 """One retry policy for both planes, and the clock that it and all waiting go by.
 
-The loop is tenacity's; what may be repeated is decided by each error's ``retryable``, narrowed by the caller where repeating is not safe.
+The loop is tenacity's; what may be repeated is decided by each error's ``retryable``, narrowed by the caller where repeating is not
+safe.
 """
 
 from __future__ import annotations
@@ -51,8 +52,27 @@ async def retrying(
 ) -> T:
     """Await `call()` until it succeeds, may not be repeated, or has had its tries; then its last error is raised.
 
+    :param may_repeat: told each error; by default what is ``retryable`` is repeated
     :param on_retry: told the error, the number of tries made and the seconds until the next
     """
+    try:
+        return await call()  # nearly every call ends here, without the cost of the loop below
+    except Exception as error:
+        if not may_repeat(error):
+            raise
+        first_error = error
+    return await _retry_after(first_error, call, options, clock, may_repeat, on_retry)
+
+
+async def _retry_after(
+    first_error: Exception,
+    call: Callable[[], Awaitable[T]],
+    options: RetryOptions,
+    clock: Clock,
+    may_repeat: Callable[[BaseException], bool],
+    on_retry: OnRetry | None,
+) -> T:
+    """The tries after the first, which ended with `first_error`."""
     backoff = tenacity.wait_random_exponential(multiplier=options.initial_backoff_s, max=options.max_backoff_s)
 
     def wait_s(state: tenacity.RetryCallState) -> float:
@@ -64,7 +84,11 @@ async def retrying(
         if on_retry and error and state.next_action:
             on_retry(error, state.attempt_number, state.next_action.sleep)
 
+    failed_first = [first_error]
+
     async def attempt() -> T:
+        if failed_first:
+            raise failed_first.pop()
         return await call()
 
     attempts = tenacity.AsyncRetrying(

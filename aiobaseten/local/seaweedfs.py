@@ -146,13 +146,11 @@ class SeaweedFS:
         credentials = AdminCredentials(
             aws_access_key_id=f"ADMIN{secrets.token_hex(8).upper()}", aws_secret_access_key=secrets.token_urlsafe(30)
         )
-        layout = await anyio.to_thread.run_sync(_lay_out, data_dir, credentials)
         try:
+            layout = await anyio.to_thread.run_sync(_lay_out, data_dir, credentials)
             process = await _spawn(executable, layout)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(_remove_if_temporary, layout)
-            raise
+        except OSError as error:
+            raise LocalStackError(f"the local stack could not be set up: {error}") from error
         store = ObjectStore(
             endpoint_url=f"http://{LOOPBACK}:{layout.ports['s3.port']}", bucket=BUCKET, credentials=credentials, session=session
         )
@@ -173,13 +171,24 @@ class SeaweedFS:
                 self._lock.close()
 
     async def _wait_until_ready(self) -> None:
-        with anyio.move_on_after(START_LIMIT_S):
-            while not await self.store.is_ready():
-                with anyio.move_on_after(POLL_INTERVAL_S):
-                    await self._wait_for_end()
-                    raise _failure("SeaweedFS ended while it was starting", self._layout.log)
-            return
-        raise _failure(f"SeaweedFS was not ready after {START_LIMIT_S:g} s", self._layout.log)
+        has_ended = False
+
+        async def watch(scope: anyio.CancelScope) -> None:
+            nonlocal has_ended
+            await self._wait_for_end()
+            has_ended = True
+            scope.cancel()
+
+        with anyio.move_on_after(START_LIMIT_S) as limit:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch, tasks.cancel_scope)
+                while not await self.store.is_ready():  # noqa: ASYNC110 - another process has no event for it
+                    await anyio.sleep(POLL_INTERVAL_S)
+                tasks.cancel_scope.cancel()
+        if has_ended:
+            raise _failure("SeaweedFS ended while it was starting", self._layout.log)
+        if limit.cancelled_caught:
+            raise _failure(f"SeaweedFS was not ready after {START_LIMIT_S:g} s", self._layout.log)
 
     async def _wait_for_end(self) -> None:
         assert self._process.stdout is not None
@@ -214,15 +223,20 @@ async def _spawn(executable: Path, layout: _Layout) -> Process:
         "remove": str(layout.home) if layout.is_temporary else None,
         "parent": os.getpid(),
     }
-    with layout.log.open("wb") as log:
-        return await anyio.open_process(
-            [sys.executable, "-I", supervisor.__file__, json.dumps(plan)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            # Control-C at a terminal reaches this process, which then stops the stack in order.
-            start_new_session=True,
-        )
+    try:
+        with layout.log.open("wb") as log:
+            return await anyio.open_process(
+                [sys.executable, "-I", supervisor.__file__, json.dumps(plan)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                # Control-C at a terminal reaches this process, which then stops the stack in order.
+                start_new_session=True,
+            )
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(_remove_if_temporary, layout)
+        raise
 
 
 def _arguments(layout: _Layout) -> list[str]:
@@ -231,18 +245,18 @@ def _arguments(layout: _Layout) -> list[str]:
         "server",
         f"-ip={LOOPBACK}",
         f"-ip.bind={LOOPBACK}",
-        f"-dir={layout.data}",
-        f"-master.dir={layout.master}",
+        # Relative to its working directory: a comma in a path would separate two directories.
+        f"-dir={layout.data.name}",
+        f"-master.dir={layout.master.name}",
         "-master.telemetry=false",
-        # With the defaults of 10 s a directory that was used before takes 22 s.
-        "-master.electionTimeout=1s",
-        "-master.heartbeatInterval=100ms",
+        # One master needs no election. With one, the volume server may ask too early, and then waits 5 s to ask again.
+        "-master.peers=none",
         "-master.volumeSizeLimitMB=1024",
         "-volume.max=0",
         "-filer",
         "-s3",
-        f"-s3.config={layout.home / 's3.json'}",
-        f"-s3.iam.config={layout.home / 'iam.json'}",
+        "-s3.config=s3.json",
+        "-s3.iam.config=iam.json",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         *(f"-{option}={port}" for option, port in layout.ports.items()),
@@ -253,16 +267,19 @@ def _lay_out(data_dir: Path | None, credentials: AdminCredentials) -> _Layout:
     """Make the directory with everything that SeaweedFS reads at its start."""
     home = _home_in(data_dir) if data_dir else Path(tempfile.mkdtemp(prefix="aiobaseten-local-"))
     layout = _Layout(home=home.absolute(), is_temporary=data_dir is None, ports=_free_ports())
-    # The master keeps its state under its port number, which is another each time: start from none.
-    shutil.rmtree(layout.master, ignore_errors=True)
-    for directory in (layout.home, layout.data, layout.master):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write_private(layout.home / "s3.json", json.dumps(_identities(credentials)))
-    _write_private(layout.home / "iam.json", json.dumps(_access_management()))
-    for name in _SHADOWED_SETTINGS:
-        _write_private(layout.home / f"{name}.toml", "")
-    filer_directory = json.dumps(str(layout.data / "filer"))
-    _write_private(layout.home / "filer.toml", f"[leveldb2]\nenabled = true\ndir = {filer_directory}\n")
+    try:
+        # The master keeps its state under its port number, which is another each time: start from none.
+        shutil.rmtree(layout.master, ignore_errors=True)
+        for directory in (layout.home, layout.data, layout.master):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_private(layout.home / "s3.json", json.dumps(_identities(credentials)))
+        _write_private(layout.home / "iam.json", json.dumps(_access_management()))
+        _write_private(layout.home / "filer.toml", f'[leveldb2]\nenabled = true\ndir = "{layout.data.name}/filer"\n')
+        for name in _SHADOWED_SETTINGS:
+            _write_private(layout.home / f"{name}.toml", "")
+    except BaseException:
+        _remove_if_temporary(layout)
+        raise
     return layout
 
 

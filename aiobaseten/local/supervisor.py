@@ -33,9 +33,30 @@ def supervise(plan: Mapping[str, Any], *, control: int, report: int) -> None:
     :param report: file descriptor that is told `SERVER_ENDED` when the server ends by itself
     """
     stop = threading.Event()
+    server = _start(plan)
     try:
-        with Path(plan["log"]).open("ab") as log:
-            server = subprocess.Popen(  # noqa: S603 - the command comes from the stack that started this process
+        threading.Thread(target=_wait_for_end, args=(control, stop), daemon=True).start()
+        has_reported = False
+        # A process forked from the parent holds a copy of the pipe's other end, so the parent is watched as well.
+        while not stop.wait(CHECK_INTERVAL_S) and os.getppid() == plan["parent"]:
+            if not has_reported and (server is None or server.poll() is not None):
+                os.write(report, SERVER_ENDED)
+                has_reported = True
+    finally:
+        if server is not None:
+            server.kill()
+            server.wait()
+        for path in plan["unlink"]:
+            Path(path).unlink(missing_ok=True)
+        if plan["remove"] is not None:
+            shutil.rmtree(plan["remove"], ignore_errors=True)
+
+
+def _start(plan: Mapping[str, Any]) -> subprocess.Popen[bytes] | None:
+    """Start the server; None when it cannot be, and its log then says why."""
+    with Path(plan["log"]).open("ab") as log:
+        try:
+            return subprocess.Popen(  # noqa: S603 - the command comes from the stack that started this process
                 plan["command"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -44,27 +65,14 @@ def supervise(plan: Mapping[str, Any], *, control: int, report: int) -> None:
                 env=plan["environment"],
                 preexec_fn=_die_with_supervisor if sys.platform == "linux" else None,  # noqa: PLW1509 - no thread runs yet
             )
-        try:
-            threading.Thread(target=_wait_for_end, args=(control, stop), daemon=True).start()
-            has_reported = False
-            # A process forked from the parent holds a copy of the pipe's other end, so the parent is watched as well.
-            while not stop.wait(CHECK_INTERVAL_S) and os.getppid() == plan["parent"]:
-                if server.poll() is not None and not has_reported:
-                    os.write(report, SERVER_ENDED)
-                    has_reported = True
-        finally:
-            server.kill()
-            server.wait()
-    finally:
-        for path in plan["unlink"]:
-            Path(path).unlink(missing_ok=True)
-        if plan["remove"] is not None:
-            shutil.rmtree(plan["remove"], ignore_errors=True)
+        except OSError as error:
+            log.write(f"{error}\n".encode())
+            return None
 
 
 def _die_with_supervisor() -> None:
-    """Ask Linux to kill the server should the supervisor itself be killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Ask Linux to kill the server should the supervisor itself be killed. Runs in the server's process, before it is one."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # pragma: no cover - no tracer survives the fork
 
 
 def _wait_for_end(control: int, stop: threading.Event) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import attrs
+
+logger = logging.getLogger("aiobaseten")
 
 
 @attrs.frozen(kw_only=True)
@@ -31,11 +34,11 @@ class ModelConfig:
 class Ignored:
     """A file or directory that stays out of the archive.
 
-    :param path: relative to the model directory, with a trailing ``/`` for a directory
+    :param path: in the archive, relative to its root, with a trailing ``/`` for a directory; what does not print is escaped
     :param rule: the line of ``.truss_ignore``, or of the defaults, that matched it
     :param is_default: whether `rule` is one of the defaults
-    :param files: how many files that leaves out
-    :param size_bytes: their size together
+    :param files: how many files that leaves out; at least so many, where directories with very many files are left out
+    :param size_bytes: their size together, counted as far as `files`
     """
 
     path: str
@@ -64,7 +67,7 @@ class Source(abc.ABC):
     async def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` with the bytes from `offset` on, off the event loop, and return how many there were.
 
-        Fewer than ``len(buffer)`` only where a source of unknown size ends. When the call has returned or raised, cancelled or not,
+        Fewer than ``len(buffer)`` only where the source ends. When the call has returned or raised, cancelled or not,
         nothing writes into `buffer` any more.
 
         :raises SourceChanged: where a file is not as it was when the source was opened
@@ -83,13 +86,20 @@ class Source(abc.ABC):
     def fingerprint(self) -> str | None:
         """Changes when the bytes do: of paths, sizes and times, not of contents. None where nothing can be said."""
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - a source may hold nothing open
         """Let go of what the source holds open."""
 
-    async def __aenter__(self) -> Source:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except Exception as failure:
+            # Only a caller's own iterator can fail here. What was done is done, and the first error stays the first.
+            if error is not None:
+                error.add_note(f"closing {self.label} failed too: {failure!r}")
+            else:
+                logger.warning("closing %s failed", self.label, exc_info=failure)

@@ -56,9 +56,10 @@ class PartReader:
             yield await self._with_checksum(*content) if content else None
 
     async def _read_next(self, buffers: AsyncExitStack) -> tuple[int, memoryview] | None:
-        part, self._next = self._next, next(self._parts, None)
+        part = self._next
         if part is None:
             return None
+        self._next = next(self._parts, None)
         buffer = await buffers.enter_async_context(self._budget.buffer(part.size_bytes))
         size_bytes = await self._source.read_into(part.offset, buffer)
         if size_bytes < part.size_bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Literal
@@ -18,12 +17,6 @@ from aiobaseten.local import LocalStack
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 MiB = 1024 * 1024
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """A model name of the test's own: the stack is shared."""
-    return f"{request.node.name[:60].strip('[]').replace('[', '-')}-{random.randrange(1 << 30)}"
 
 
 @pytest.fixture

