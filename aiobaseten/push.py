@@ -141,7 +141,7 @@ class Pusher:
 
     async def push(self, push: Push) -> PushResult:
         """Carry out a push to the end of its commit."""
-        push_id = _push_id(push)
+        push_id = _push_id(_deployment_of(push))
         try:
             async with await open_source(push.source, symlinks=push.symlinks) as source:
                 return await self._push(push, push_id, source)
@@ -151,7 +151,7 @@ class Pusher:
 
     async def check(self, push: Push) -> CheckResult:
         """Do all of a push that sends no bytes of the archive and makes nothing."""
-        push_id = _push_id(push)
+        push_id = _push_id(_deployment_of(push))
         async with await open_source(push.source, symlinks=push.symlinks) as source:
             request = attrs.evolve(await self._ready(push, push_id, source), dry_run=True)
             await self._prepare(request, push_id)
@@ -187,7 +187,7 @@ class Pusher:
 
     async def _ready(self, push: Push, push_id: str, source: Source) -> PrepareModelUploadRequest:
         """The prepare request of a push, with every rule checked and its model looked up."""
-        deployment = await self._with_config(push.deployment or DeploymentArchivePayload(), source)
+        deployment = await self._with_config(_deployment_of(push), source)
         name = push.name
         if name is None and push.model_id is None:
             name = _name_in(deployment)
@@ -252,10 +252,19 @@ class Pusher:
         return retry_reporter(self._emit, push_id, operation)
 
 
-def _push_id(push: Push) -> str:
-    """The id that the push's own labels give it, else a new one."""
-    labels = push.deployment.labels if push.deployment else None
-    given = labels.get(PUSH_ID_LABEL) if isinstance(labels, Mapping) else None
+def _deployment_of(push: Push) -> DeploymentArchivePayload:
+    deployment = push.deployment
+    if deployment is None:
+        return DeploymentArchivePayload()
+    if not isinstance(deployment, DeploymentArchivePayload):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without type checks
+        problem = f"must be a DeploymentArchivePayload, not a {type(deployment).__name__}"
+        raise InvalidPush(problems=[Problem("$.deployment", problem)])
+    return deployment
+
+
+def _push_id(deployment: DeploymentArchivePayload) -> str:
+    """The id that the deployment's own labels give it, else a new one."""
+    given = deployment.labels.get(PUSH_ID_LABEL) if isinstance(deployment.labels, Mapping) else None
     return given if isinstance(given, str) and given else uuid.uuid4().hex
 
 

@@ -73,8 +73,9 @@ async def run_demo(examples: Path) -> int:
     """
     talk = Console(stderr=True)
     display = display_for(talk)
+    pushes = [Push(model) for model in example_models(examples)]
     with embeddings_model() as embeddings:
-        pushes = [*map(Push, example_models(examples)), Push(embeddings, symlinks="follow")]
+        pushes.append(Push(embeddings, symlinks="follow"))
         talk.print("Starting the local stack: a control plane, and SeaweedFS as its S3.", highlight=False)
         async with LocalStack() as stack, stack.client(observer=display) as client:
             with display.showing():

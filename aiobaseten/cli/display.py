@@ -36,9 +36,13 @@ class Lines:
     def showing(self) -> AbstractContextManager[object]:
         return nullcontext()
 
+    def remember(self, event: PushStarted) -> None:
+        """Call the push by its name from now on."""
+        self._names[event.push_id] = event.name
+
     def __call__(self, event: Event) -> None:
         if isinstance(event, PushStarted):
-            self._names[event.push_id] = event.name
+            self.remember(event)
         text = _told(event)
         if text is not None:
             name = self._names.get(event.push_id)
@@ -67,6 +71,7 @@ class Bars:
     def __call__(self, event: Event) -> None:
         match event:
             case PushStarted():
+                self._lines.remember(event)
                 task = self._progress.add_task(escape(event.name), total=event.size_bytes, step="")
                 self._tasks[event.push_id] = task
             case PartUploaded():
