@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +15,7 @@ import pytest
 from support.clock import FakeClock
 from support.meddling_proxy import MeddlingProxy, answer, lose_reply, lose_request, meddling_proxy
 from support.model_dirs import contents_of, model_archive, model_dir, tree_of
+from support.processes import until
 
 import aiobaseten as ab
 from aiobaseten.events import (
@@ -316,3 +320,29 @@ async def test_cancelling_at_any_moment_leaves_nothing_open(
         assert set(anyio.get_running_tasks()) <= set(before)
         assert client._open_planes().engine.budget.used_bytes == 0
         assert client._open_planes().engine.connections.borrowed_tokens == 0
+
+
+def open_files() -> int:
+    return len(os.listdir("/dev/fd"))  # noqa: PTH208 - counted, not looked at
+
+
+def own_threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if "AnyIO worker" not in thread.name}
+
+
+async def test_cancelled_pushes_leave_no_task_thread_socket_or_file(local_stack: LocalStack, tmp_path: Path, name: str) -> None:
+    directory = model_dir(tmp_path / "model", name, weights_bytes=30 * MiB)
+    moments = random.Random(3)
+    async with local_stack.client() as client:
+        await client.push(directory)
+    files, threads, tasks = open_files(), own_threads(), len(anyio.get_running_tasks())
+    for _ in range(10):
+        async with local_stack.client() as client:
+            for _ in range(3):
+                with anyio.move_on_after(moments.uniform(0, 0.4)):
+                    await client.push(directory)
+        assert await local_stack.multipart_uploads() == []
+        assert own_threads() == threads
+        assert client._planes is None
+        # The stack's end of each connection is in this process too, and closes a moment later.
+        await until(lambda: open_files() <= files and len(anyio.get_running_tasks()) <= tasks)
