@@ -118,7 +118,7 @@ class SeaweedFS:
 
     @classmethod
     async def start(cls, data_dir: Path | None, session: aiohttp.ClientSession) -> SeaweedFS:
-        """Start SeaweedFS and wait until an S3 call works, some 3 s.
+        """Start SeaweedFS and wait until an S3 call works, some 2.5 s.
 
         :param data_dir: where to keep objects; None is a temporary directory that `stop` removes
         :param session: for requests to it; must outlive it
@@ -205,7 +205,8 @@ class SeaweedFS:
             if scope.cancelled_caught:
                 self._process.kill()
             await self._process.aclose()
-            await anyio.to_thread.run_sync(_remove_if_temporary, self._layout)
+            if self._process.returncode != 0:
+                await anyio.to_thread.run_sync(_remove_remains, self._layout)
 
 
 class _PortTaken(LocalStackError):
@@ -235,7 +236,7 @@ async def _spawn(executable: Path, layout: _Layout) -> Process:
             )
     except BaseException:
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_remove_if_temporary, layout)
+            await anyio.to_thread.run_sync(_remove_remains, layout)
         raise
 
 
@@ -278,7 +279,7 @@ def _lay_out(data_dir: Path | None, credentials: AdminCredentials) -> _Layout:
         for name in _SHADOWED_SETTINGS:
             _write_private(layout.home / f"{name}.toml", "")
     except BaseException:
-        _remove_if_temporary(layout)
+        _remove_remains(layout)
         raise
     return layout
 
@@ -343,9 +344,9 @@ def _lock(data_dir: Path) -> IO[bytes]:
     return file
 
 
-def _remove_if_temporary(layout: _Layout) -> None:
-    if layout.is_temporary:
-        shutil.rmtree(layout.home, ignore_errors=True)
+def _remove_remains(layout: _Layout) -> None:
+    """What the supervisor removes, unless it is killed or was never there."""
+    supervisor.clean_up(map(str, layout.sockets), str(layout.home) if layout.is_temporary else None)
 
 
 def _failure(what: str, log: Path) -> LocalStackError:

@@ -65,12 +65,15 @@ class LocalStack:
         teams: Sequence[str] = ("default",),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        if not _is_text(api_key) or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise ConfigurationError("LocalStack.api_key must be printable ASCII without spaces, and not empty")
-        if isinstance(teams, str) or not teams or not all(teams) or len(set(teams)) < len(teams):
+        if isinstance(teams, str) or not teams or not all(map(_is_text, teams)) or len(set(teams)) < len(teams):
             raise ConfigurationError(f"LocalStack.teams must be one or more different names, not {teams!r}")
         self.api_key = api_key
-        self._data_dir = Path(data_dir) if data_dir is not None else None
+        try:
+            self._data_dir = Path(data_dir) if data_dir is not None else None
+        except TypeError as error:
+            raise ConfigurationError(f"LocalStack.data_dir must be a path, not {data_dir!r}") from error
         self._rekey_on_prepare = rekey_on_prepare
         self._put_only = put_only
         self._teams = tuple(teams)
@@ -79,7 +82,7 @@ class LocalStack:
         self._state: _Running | None = None
 
     async def __aenter__(self) -> Self:
-        """Start, which takes 3 to 4 s.
+        """Start, which takes some 3 s.
 
         :raises ConfigurationError: when SeaweedFS is not installed or the directory cannot be used
         :raises LocalStackError: when SeaweedFS does not start
@@ -205,3 +208,7 @@ class LocalStack:
         if self._state is None:
             raise LocalStackError("this LocalStack is not running: use it inside `async with LocalStack() as stack`")
         return self._state
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)

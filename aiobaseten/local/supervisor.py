@@ -7,6 +7,7 @@ A pipe works alike on Linux and macOS and whichever thread started the server, w
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,16 @@ def supervise(plan: Mapping[str, Any], *, control: int, report: int) -> None:
         if server is not None:
             server.kill()
             server.wait()
-        for path in plan["unlink"]:
-            Path(path).unlink(missing_ok=True)
-        if plan["remove"] is not None:
-            shutil.rmtree(plan["remove"], ignore_errors=True)
+        clean_up(plan["unlink"], plan["remove"])
+
+
+def clean_up(unlink: Iterable[str], remove: str | None) -> None:
+    """Remove files, and a directory if there is one, as far as that can be done."""
+    for path in unlink:
+        with contextlib.suppress(OSError):
+            Path(path).unlink()
+    if remove is not None:
+        shutil.rmtree(remove, ignore_errors=True)
 
 
 def _start(plan: Mapping[str, Any]) -> subprocess.Popen[bytes] | None:

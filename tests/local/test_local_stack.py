@@ -41,6 +41,9 @@ def is_open(url: str) -> bool:
         ({"api_key": "two words"}, "LocalStack.api_key must be printable ASCII"),
         ({"api_key": "line\n"}, "LocalStack.api_key must be printable ASCII"),
         ({"api_key": "schl\xfcssel"}, "LocalStack.api_key must be printable ASCII"),
+        ({"api_key": 3}, "LocalStack.api_key must be printable ASCII"),
+        ({"data_dir": 3}, "LocalStack.data_dir must be a path, not 3"),
+        ({"teams": ("a", 1)}, "LocalStack.teams must be one or more different names"),
         ({"teams": ()}, "LocalStack.teams must be one or more different names"),
         ({"teams": "default"}, "LocalStack.teams must be one or more different names"),
         ({"teams": ("a", "a")}, "LocalStack.teams must be one or more different names"),
@@ -218,7 +221,7 @@ async def test_it_ends_when_it_is_cancelled() -> None:
     assert not any(map(is_open, urls))
 
 
-@pytest.mark.parametrize("after_s", [0, 0.02, 0.3, 1.0, 2.5])
+@pytest.mark.parametrize("after_s", [0, 0.02, 0.3, 1.0, 1.8])
 async def test_cancellation_while_it_starts_leaves_nothing(after_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     stack = LocalStack()

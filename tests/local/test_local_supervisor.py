@@ -29,7 +29,7 @@ def plan(directory: Path, command: list[str], **changes: Any) -> dict[str, Any]:
         "environment": {"NAME": "value"},
         "directory": str(directory),
         "log": str(directory / "log"),
-        "unlink": [str(leftover), str(directory / "never-made")],
+        "unlink": [str(directory / "never-made"), str(directory), str(leftover)],
         "remove": None,
         "parent": os.getppid(),
         **changes,

@@ -14,8 +14,8 @@ from aiobaseten.retry import Clock
 class FakeClock:
     """A clock for what takes an `aiobaseten.retry.Clock`: pass its `clock`.
 
-    Each sleep is recorded in `sleeps_s`. It ends at once, with the time moved on by as much; with `held` it ends when `advance` has moved
-    the time that far.
+    Each sleep is recorded in `sleeps_s`. It ends at once, with the time moved on by as much; with `held` it ends when `advance` has
+    moved the time that far.
     """
 
     def __init__(self, now_s: float = 1000.0, *, held: bool = False) -> None:

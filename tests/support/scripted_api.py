@@ -1,4 +1,4 @@
-"""A control plane that answers what a test wrote down, and remembers what it was asked; servers that are no HTTP servers; a proxy."""
+"""A control plane that answers what a test wrote down and remembers what it was asked; servers that speak no HTTP; a proxy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import trustme
 from aiohttp import web
+from support.clock import FakeClock
 
 from aiobaseten.api import ControlPlane
 from aiobaseten.options import Options, RetryOptions
-from support.clock import FakeClock
 
 KEY = "sk-planted-3141592653"
 MODEL = {
@@ -123,7 +123,7 @@ class ScriptedApi:
 
 
 @asynccontextmanager
-async def scripted_api(*answers: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedApi]:
+async def scripted_api(*answers: Answer, tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[ScriptedApi]:
     """Gives the answers in their order, the last one again and again."""
     api = ScriptedApi(answers=deque(answers))
     app = web.Application(client_max_size=64 * 2**20)
@@ -131,7 +131,7 @@ async def scripted_api(*answers: Answer, tls: ssl.SSLContext | None = None) -> A
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls).start()
         port = runner.addresses[0][1]
         api.url = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
         yield api
