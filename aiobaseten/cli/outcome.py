@@ -22,6 +22,7 @@ from aiobaseten.errors import (
     UploadDenied,
     UploadError,
 )
+from aiobaseten.local import LocalStackError
 from aiobaseten.push import CheckResult, PushResult
 from aiobaseten.sources import Ignored
 
@@ -43,7 +44,7 @@ _CODES: Sequence[tuple[tuple[type[BaseException], ...], Exit]] = (
     ((InvalidPush, ConfigurationError), Exit.BAD_INPUT),
     ((AuthenticationError,), Exit.REFUSED_KEY),
     ((NotFoundError,), Exit.NOT_FOUND),
-    ((RateLimited, ServerError, TransportError, CommitUncertain), Exit.SERVICE_FAILURE),
+    ((RateLimited, ServerError, TransportError, CommitUncertain, LocalStackError), Exit.SERVICE_FAILURE),
     ((ApiError, UploadDenied), Exit.REFUSED),
     ((UploadError,), Exit.SERVICE_FAILURE),
 )

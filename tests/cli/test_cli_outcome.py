@@ -6,6 +6,7 @@ import pytest
 
 import aiobaseten as ab
 from aiobaseten.cli.outcome import Exit, Outcome, exit_for, exit_for_all, human_bytes, ignored_lines
+from aiobaseten.local import LocalStackError
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,7 @@ from aiobaseten.cli.outcome import Exit, Outcome, exit_for, exit_for_all, human_
         (ab.ServerError("x"), Exit.SERVICE_FAILURE),
         (ab.TransportError("x"), Exit.SERVICE_FAILURE),
         (ab.CommitUncertain("x"), Exit.SERVICE_FAILURE),
+        (LocalStackError("x"), Exit.SERVICE_FAILURE),
         (ab.UploadError("x"), Exit.SERVICE_FAILURE),
         (ab.CredentialsExpired("x"), Exit.SERVICE_FAILURE),
         (ab.DeploymentFailed("x"), Exit.FAILED),
