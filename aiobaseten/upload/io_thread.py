@@ -50,7 +50,8 @@ class IoThread:
         except asyncio.CancelledError:
             io_loop.call_soon_threadsafe(lambda: started[0].cancel())  # noqa: PLW0108 - it may not have started yet
             with anyio.CancelScope(shield=True):
-                task = await ended
+                await asyncio.wait([ended])
+            task = ended.result()
             if not task.cancelled():
                 task.exception()  # taken note of, so that asyncio does not report it as never retrieved
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
@@ -42,7 +42,7 @@ class PartReader:
         return self._next is None
 
     @asynccontextmanager
-    async def next_part(self) -> AsyncIterator[FilledPart | None]:
+    async def next_part(self) -> AsyncGenerator[FilledPart | None]:
         """Lend the next part; None when there is none left. Its buffer goes back to the budget when the block ends.
 
         :raises SourceChanged: when the source ends before the size it said it has

@@ -270,9 +270,8 @@ def _make_client(region: str, endpoint_url: str | None, options: Options) -> Any
         ignore_configured_endpoint_urls=True,
         s3={"payload_signing_enabled": plain_http, "us_east_1_regional_endpoint": "regional"},
     )
-    return aioboto3.Session(botocore_session=session).client(
-        "s3", region_name=region, endpoint_url=endpoint_url, verify=True, config=config
-    )
+    aws: Any = aioboto3.Session(botocore_session=session)  # its type is an overload of every AWS service
+    return aws.client("s3", region_name=region, endpoint_url=endpoint_url, verify=True, config=config)
 
 
 def _stay_in_region(context: dict[str, Any], **_: Any) -> None:

@@ -138,7 +138,9 @@ class S3Session(AIOHTTPSession):
             await _network.close_session(self._session)
             self._session = None
 
-    async def send(self, request: Any) -> AioAWSResponse:
+    async def send(  # pyright: ignore[reportIncompatibleMethodOverride]  # the stubs say requests.Response, which it never was
+        self, request: Any
+    ) -> AioAWSResponse:
         """Send a prepared request once.
 
         :raises TransportError: when no answer came back
