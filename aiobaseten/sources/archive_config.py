@@ -83,7 +83,18 @@ def _find_member(archive: tarfile.TarFile, name: str, *, first: bool) -> tarfile
                 break
         # tarfile would keep every entry that it has seen.
         cast("Any", archive).members.clear()
+    else:
+        _refuse_early_end(archive)
     return found
+
+
+def _refuse_early_end(archive: tarfile.TarFile) -> None:
+    """tarfile takes a header that it cannot read for the end, which is a block of zeros."""
+    file: IO[bytes] = cast("Any", archive).fileobj
+    start: int = cast("Any", archive).offset
+    file.seek(start)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"the header at byte {start:,} is damaged")
 
 
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, label: str) -> bytes:

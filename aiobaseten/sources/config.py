@@ -67,14 +67,19 @@ class ConfigFile:
 
     def dump_without_external_packages(self) -> bytes:
         """The same config as YAML again, less the directories that an archive must not name."""
-        return yaml.safe_dump(self._without_external_packages(), allow_unicode=True, sort_keys=False).encode()
+        values = self._without_external_packages()
+        text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False)
+        if _yaml.load(text, Loader=_Loader) != values:
+            # PyYAML loses Unicode's own line breaks, unless it may write ASCII only.
+            text = yaml.safe_dump(values, sort_keys=False)
+        return text.encode()
 
     def _without_external_packages(self) -> dict[str, Any]:
         return {key: value for key, value in self.values.items() if key != EXTERNAL_PACKAGE_DIRS}
 
 
 def _is_path(value: object) -> bool:
-    return isinstance(value, str) and bool(value) and is_file_name(value)
+    return isinstance(value, str) and is_file_name(value)
 
 
 def is_file_name(text: str) -> bool:
@@ -97,10 +102,8 @@ def parse_config(content: bytes, label: str) -> ConfigFile:
     try:
         _check_extent(_yaml.parse(text, Loader=_Loader))
         values: Any = _yaml.load(text, Loader=_Loader)
-    except MarkedYAMLError as error:
-        raise _refusal(label, text, error) from error
     except yaml.YAMLError as error:
-        raise ArchiveError(f"{label} is not valid YAML: {error}", path=label) from error
+        raise _refusal(label, text, error) from error
     if values is None:
         raise ArchiveError(f"{label} is empty; it must hold a mapping, such as 'model_name: my-model'", path=label)
     if not isinstance(values, dict):
@@ -126,12 +129,12 @@ def _decode(content: bytes, label: str) -> str:
     return text
 
 
-def _refusal(label: str, text: str, error: MarkedYAMLError) -> ArchiveError:
+def _refusal(label: str, text: str, error: yaml.YAMLError) -> ArchiveError:
     """Say what is wrong with the YAML, and show the line."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return ArchiveError(f"{label} is not valid YAML: {error}", path=label)
+    mark = error.problem_mark
     what = ": ".join(filter(None, (error.context, error.problem)))
-    mark = error.problem_mark or error.context_mark
-    if mark is None:
-        return ArchiveError(f"{label} is not valid YAML: {what}", path=label)
     lines = text.splitlines()
     shown = lines[mark.line].strip() if mark.line < len(lines) else "(the end of the file)"
     return ArchiveError(f"{label}, line {mark.line + 1}, column {mark.column + 1}: {what}\n  {shown[:80]}", path=label)

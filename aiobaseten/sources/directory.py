@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import stat
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
@@ -17,9 +18,9 @@ from typing import Literal
 from aiobaseten.errors import ArchiveError, SourceChanged
 from aiobaseten.sources.base import Ignored, ModelConfig, Source
 from aiobaseten.sources.config import CONFIG_NAME, EXTERNAL_PACKAGE_DIRS, MAX_CONFIG_BYTES, ConfigFile, is_file_name, parse_config
-from aiobaseten.sources.files import Stamp, opened, read_small_file, read_unchanged, unreadable
+from aiobaseten.sources.files import Stamp, kind_of, opened, read_small_file, read_unchanged, unreadable
 from aiobaseten.sources.ignore import DEFAULTS, IGNORE_FILE_NAME, MAX_IGNORE_FILE_BYTES, IgnoreRules, parse_rules
-from aiobaseten.sources.layout import Entry, FileEntry, LinkEntry, TarLayout, TextEntry, directories_of, sort_key
+from aiobaseten.sources.layout import Entry, FileEntry, TarLayout, TextEntry, directories_of, sort_key
 from aiobaseten.sources.links import LinkKeeper
 from aiobaseten.sources.threads import Check, run_to_end
 from aiobaseten.sources.walk import Root, Walk
@@ -64,16 +65,17 @@ def open_directory(path: str, *, label: str, symlinks: Symlinks, check: Check) -
     """
     root = Root(path=posixpath.abspath(path))
     config, stamp = _read_config(root.path, label)
-    roots = [root, *_package_roots(config, root.path)]
+    packages = _package_roots(config, root.path)
     walk = Walk(_read_rules(root.path), follow_links=symlinks == "follow", check=check)
-    for each in roots:
-        walk.add(each)
+    walk.add(root)
     if CONFIG_NAME in walk.ignored:
         rule = walk.ignored[CONFIG_NAME].rule
         raise ArchiveError(f"{label}: the rule {rule!r} leaves out {CONFIG_NAME}, which an archive must hold", path=config.label)
-    if len(roots) > 1:
+    for package in packages:
+        walk.add(package)
+    if packages:
         _note_collisions(walk)
-    links = LinkKeeper(walk, roots).keep() if walk.links else []
+    links = LinkKeeper(walk, [root, *packages]).keep() if walk.links else []
     if walk.problems:
         raise _refusal(label, walk)
     layout = TarLayout(_with_config([*walk.files, *links], config, stamp))
@@ -103,10 +105,13 @@ def _package_roots(config: ConfigFile, root: str) -> list[Root]:
     prefix = _bundled_prefix(config)
     roots = [Root(path=posixpath.join(root, path), prefix=prefix, is_package_dir=True) for path in config.external_package_dirs]
     for each in roots:
-        if not Path(each.path).is_dir():
-            raise ArchiveError(
-                f"{config.label}: {EXTERNAL_PACKAGE_DIRS} names {each.path!r}, which is not a directory", path=each.path
-            )
+        named = f"{config.label}: {EXTERNAL_PACKAGE_DIRS} names {each.path!r}"
+        try:
+            mode = Path(each.path).stat().st_mode
+        except OSError as error:
+            raise ArchiveError(f"{named}, which cannot be opened: {error.strerror}", path=each.path) from error
+        if not stat.S_ISDIR(mode):
+            raise ArchiveError(f"{named}, which is {kind_of(mode)} and must be a directory", path=each.path)
     return roots
 
 
@@ -180,10 +185,8 @@ def _fingerprint(entries: Iterable[Entry]) -> str:
 
 
 def _facts_of(entry: Entry) -> str:
-    match entry:
-        case FileEntry():
-            return f"{entry.size_bytes} {entry.stamp.mtime_ns} {entry.executable}"
-        case TextEntry():
-            return hashlib.sha256(entry.content).hexdigest()
-        case LinkEntry():
-            return f"-> {entry.target}"
+    if isinstance(entry, FileEntry):
+        return f"{entry.size_bytes} {entry.stamp.mtime_ns} {entry.executable}"
+    if isinstance(entry, TextEntry):
+        return hashlib.sha256(entry.content).hexdigest()
+    return f"-> {entry.target}"

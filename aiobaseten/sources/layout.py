@@ -155,13 +155,10 @@ class TarLayout:
 
 
 def _read_content(entry: Entry, offset: int, buffer: memoryview, read_file: ReadFile) -> None:
-    match entry:
-        case FileEntry():
-            read_file(entry, offset, buffer)
-        case TextEntry():
-            _copy(entry.content, offset, buffer)
-        case LinkEntry():
-            pass
+    if isinstance(entry, FileEntry):
+        read_file(entry, offset, buffer)
+    elif isinstance(entry, TextEntry):
+        _copy(entry.content, offset, buffer)
 
 
 def _copy(content: bytes, offset: int, buffer: memoryview) -> int:

@@ -40,7 +40,7 @@ async def open_source(source: SourceLike, *, symlinks: Symlinks = "store") -> So
     if isinstance(source, str | os.PathLike):
         return await _open_path(os.fsdecode(source), symlinks)
     if isinstance(source, AsyncIterable):
-        return StreamSource(source)
+        return _open_stream(source)
     return open_buffer(_view_of(source))
 
 
@@ -75,6 +75,13 @@ def _open(path: str, symlinks: Symlinks, check: Check) -> Source:
     if stat.S_ISREG(mode):
         return open_file(path, label=printable(path))
     raise ArchiveError(f"{path!r} is {kind_of(mode)}, and must be a model directory or an archive file", path=path)
+
+
+def _open_stream(source: AsyncIterable[bytes]) -> StreamSource:
+    try:
+        return StreamSource(source)
+    except TypeError as error:
+        raise InvalidPush(problems=[Problem("$.source", f"{_WANTED}, and is no valid iterator: {error}")]) from error
 
 
 def _view_of(source: object) -> memoryview:

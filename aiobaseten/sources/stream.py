@@ -13,6 +13,7 @@ from aiobaseten.sources.base import ModelConfig, Source
 from aiobaseten.sources.buffer import bytes_view
 
 _END = object()
+_NOTHING = memoryview(b"")
 CLOSE_TIMEOUT_S = 5.0
 SLICE_BYTES = MiB
 """Copied at once, before other tasks have their turn."""
@@ -27,7 +28,7 @@ class StreamSource(Source):
 
     def __init__(self, stream: AsyncIterable[bytes]) -> None:
         self._chunks = aiter(stream)
-        self._rest = memoryview(b"")
+        self._rest = _NOTHING
         self._position = 0
         self._chunks_taken = 0
         self._closed = False
@@ -42,7 +43,7 @@ class StreamSource(Source):
         while filled < len(buffer) and (self._rest or await self._take_chunk()):
             count = min(len(self._rest), len(buffer) - filled, SLICE_BYTES)
             buffer[filled : filled + count] = self._rest[:count]
-            self._rest = self._rest[count:]
+            self._rest = self._rest[count:] or _NOTHING  # The stream may use its buffer again.
             self._position += count
             filled += count
             since_pause += count

@@ -108,10 +108,13 @@ class Walk:
             if found := _match(filters, parent, is_directory=True):
                 self._leave_out(root.prefix[:-1], found, self._count(root.path), is_directory=True)
                 return
-        identity = _identity_of(Path(root.path).stat()) if self._follow_links else None
-        self._pending.append(_Directory(path=root.path, prefix=root.prefix, root=root, filters=filters, identity=identity))
+        try:
+            identity = _identity_of(Path(root.path).stat()) if self._follow_links else None
+        except OSError as error:
+            self._failed(root.path, root.prefix or "./", error)
+        else:
+            self._pending.append(_Directory(path=root.path, prefix=root.prefix, root=root, filters=filters, identity=identity))
         while self._pending:
-            self._check()
             self._list(self._pending.pop())
 
     def _list(self, directory: _Directory) -> None:
@@ -122,6 +125,7 @@ class Walk:
             self._failed(directory.path, directory.prefix or "./", error)
             return
         for entry in entries:
+            self._check()
             try:
                 self._add_entry(entry, directory)
             except OSError as error:
@@ -198,12 +202,13 @@ class Walk:
         self.refuse(path, name, f"cannot be read: {error.strerror}")
 
     def _leave_out(self, name: str, found: _Found, count: _Count, *, is_directory: bool) -> None:
+        same = self.ignored.get(name)  # Of another root.
         self.ignored[name] = Ignored(
             path=printable(name) + "/" * is_directory,
             rule=found.line,
             is_default=found.is_default,
-            files=count.files,
-            size_bytes=count.size_bytes,
+            files=count.files + (same.files if same else 0),
+            size_bytes=count.size_bytes + (same.size_bytes if same else 0),
         )
 
     def _count(self, path: str) -> _Count:
