@@ -94,7 +94,7 @@ async def _retry_after(
     attempts = tenacity.AsyncRetrying(
         stop=tenacity.stop_after_attempt(options.max_attempts),
         wait=wait_s,
-        retry=tenacity.retry_if_exception(may_repeat),
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, Exception) and may_repeat(error)),
         before_sleep=before_sleep,
         sleep=clock.sleep,
         reraise=True,

@@ -107,11 +107,11 @@ class ControlPlane:
         self.options = options
         self.clock = clock
         self._api_key = check_api_key(api_key, "the argument api_key")
-        self._headers = {
-            "Authorization": f"{auth_scheme} {api_key}",
-            "Accept": "application/json",
-            "User-Agent": user_agent(),
-        }
+        # Given with each request: a session's headers aiohttp sends to the proxy too, the key among them.
+        self._headers = CIMultiDict(
+            {"Authorization": f"{auth_scheme} {api_key}", "Accept": "application/json", "User-Agent": user_agent()}
+        )
+        self._headers_with_body = CIMultiDict(self._headers, **{"Content-Type": "application/json"})
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -132,7 +132,6 @@ class ControlPlane:
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=timeouts.connect_s, sock_connect=timeouts.connect_s, sock_read=timeouts.read_s
             ),
-            headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
@@ -182,11 +181,9 @@ class ControlPlane:
         raise error
 
     async def _send(self, method: str, url: str, data: bytes | None) -> _Answer:
-        if data is None:
-            payload, headers = None, None
-        else:
-            headers = {"Content-Type": "application/json"}
-            payload = data if len(data) <= WRITE_SLICE_BYTES else _TimedBody(data, self.options.timeouts.read_s)
+        payload: bytes | _TimedBody | None = data
+        if data is not None and len(data) > WRITE_SLICE_BYTES:
+            payload = _TimedBody(data, self.options.timeouts.read_s)
         try:
             async with (
                 self._slots,
@@ -194,7 +191,7 @@ class ControlPlane:
                     method,
                     URL(url, encoded=True),
                     data=payload,
-                    headers=headers,
+                    headers=self._headers if data is None else self._headers_with_body,
                     allow_redirects=False,
                     proxy=self._proxy,
                     proxy_headers=self._proxy_headers,
@@ -262,10 +259,7 @@ class ControlPlane:
 @functools.cache
 def user_agent() -> str:
     """Who is calling: this library, its version, and what it runs on."""
-    try:
-        version = importlib.metadata.version("aiobaseten")
-    except importlib.metadata.PackageNotFoundError:  # bundled into an application without its metadata
-        version = "unknown"
+    version = importlib.metadata.version("aiobaseten")
     return f"aiobaseten/{version} python/{platform.python_version()} aiohttp/{aiohttp.__version__} {platform.system().lower()}"
 
 

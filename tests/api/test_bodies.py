@@ -137,7 +137,10 @@ def test_retry_after_date_without_the_servers_own_time() -> None:
     assert 60 < advice_s <= 100
 
 
-@given(advice=st.text(max_size=40) | st.from_regex(r"(Wed, )?\d{0,3} [A-Z][a-z]{2} -?\d{0,9} \d{0,3}:\d{0,3}(:\d{0,3})? [A-Z+\-0-9]{0,8}"))
+@given(
+    advice=st.text(max_size=40)
+    | st.from_regex(r"(Wed, )?\d{0,3} [A-Z][a-z]{2} -?\d{0,9} \d{0,3}:\d{0,3}(:\d{0,3})? [A-Z+\-0-9]{0,8}")
+)
 def test_any_retry_after_is_bounded_or_ignored(advice: str) -> None:
     for headers in ({"Retry-After": advice}, {"Retry-After": "Wed, 21 Oct 2026 07:28:40 GMT", "Date": advice}):
         seconds = bodies.retry_after_s(CIMultiDict(headers), json.dumps({"retry_after": advice}).encode())

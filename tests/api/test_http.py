@@ -15,6 +15,8 @@ import anyio
 import pytest
 from aiohttp import web
 from blockbuster import blockbuster_ctx
+from support.clock import FakeClock
+from support.scripted_api import KEY, MODEL, PREPARED, answer, control_plane, drop, scripted_api
 
 from aiobaseten._convert import from_json
 from aiobaseten.api import http
@@ -30,8 +32,6 @@ from aiobaseten.errors import (
 )
 from aiobaseten.models import Model
 from aiobaseten.options import Options
-from support.clock import FakeClock
-from support.scripted_api import KEY, MODEL, PREPARED, answer, control_plane, drop, scripted_api
 
 pytestmark = pytest.mark.anyio
 
@@ -64,18 +64,12 @@ async def test_headers_of_a_request(scheme: Any) -> None:
     assert seen.body == b""
 
 
-def test_user_agent_without_the_packages_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in an application that was frozen without it."""
-
-    def not_found(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", not_found)
-    assert user_agent.__wrapped__().startswith("aiobaseten/unknown python/3.")
-
-
 async def test_body_is_compact_json() -> None:
-    body = {"a": [1, None, True], "text": "\u00e9\u2026\U0001f600", "mapping": types.MappingProxyType({"deep": types.MappingProxyType({})})}
+    body = {
+        "a": [1, None, True],
+        "text": "\u00e9\u2026\U0001f600",
+        "mapping": types.MappingProxyType({"deep": types.MappingProxyType({})}),
+    }
     async with scripted_api(answer({})) as api, control_plane(api.url) as plane:
         await plane.request("POST", "/v1/models", as_it_is, body=body)
     (seen,) = api.seen

@@ -141,8 +141,14 @@ def test_no_key_anywhere(tmp_path: Path, content: str | None) -> None:
         (f"{SECTION}\n{SECTION}", r"\.trussrc, line 6: there is another section"),
         (f"[baseten]\napi_key = {KEY}\napi_key = {KEY}\n", r"\.trussrc, line 3: this option is set twice in section \[baseten\]"),
         (b"[baseten]\napi_key = " + KEY.encode() + b"\xff\n", r"\.trussrc is not a text file in UTF-8"),
-        (f"[baseten]\nremote_provider = baseten\nauth_type = oauth\noauth_access_token = {KEY}\n", r"section \[baseten\] holds no api_key"),
-        (f"[baseten]\nremote_provider = baseten\napi_key = {KEY} {KEY}\n", r"section \[baseten\] cannot be one: its character 22 of 43"),
+        (
+            f"[baseten]\nremote_provider = baseten\nauth_type = oauth\noauth_access_token = {KEY}\n",
+            r"section \[baseten\] holds no api_key",
+        ),
+        (
+            f"[baseten]\nremote_provider = baseten\napi_key = {KEY} {KEY}\n",
+            r"section \[baseten\] cannot be one: its character 22 of 43",
+        ),
         ("[baseten]\nremote_provider = baseten\napi_key =\n", r"section \[baseten\] is empty"),
         (SECTION.replace("https://app", "http://app"), r"section \[baseten\]: remote_url: .* must begin with https"),
         (SECTION.replace("https://app", f"https://me:{KEY}@app"), r"remote_url: .* user name or password"),

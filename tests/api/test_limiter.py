@@ -6,9 +6,9 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clock import FakeClock
 
 from aiobaseten.api.limiter import TokenBucket
-from support.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
