@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ipaddress
 import ssl
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
+import attrs
 from yarl import URL
 
 from aiobaseten.errors import ConfigurationError, TransportError
@@ -37,19 +40,47 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
-def proxy_for(url: str) -> str | None:
+@attrs.frozen
+class Proxy:
+    """A proxy, and the headers that log in to it: in its URL the password would show up in aiohttp's errors."""
+
+    url: URL
+    headers: Mapping[str, str] | None
+
+
+def proxy_for(url: str) -> Proxy | None:
     """The proxy that the environment names for a URL (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
 
     Loopback addresses are never reached through a proxy.
+
+    :raises ConfigurationError: if what is named cannot be used
     """
     target = URL(url)
-    if target.host is None or is_loopback(target.host) or urllib.request.proxy_bypass(target.host):
+    if target.host is None or is_loopback(target.host) or urllib.request.proxy_bypass(f"{target.host}:{target.port}"):
         return None
     proxies = urllib.request.getproxies()
-    proxy = proxies.get(target.scheme) or proxies.get("all")
-    if not proxy:
+    named = proxies.get(target.scheme) or proxies.get("all")
+    if not named:
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    proxy = parse_url(named if "://" in named else f"http://{named}")
+    if proxy is None or proxy.scheme not in ("http", "https") or not proxy.host:
+        raise ConfigurationError(f"the proxy that the environment names for {target.host} must be an http or https URL with a host")
+    if proxy.user is None:
+        return Proxy(proxy, None)
+    login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+    return Proxy(proxy.with_user(None), {"Proxy-Authorization": f"Basic {login}"})
+
+
+def parse_url(url: object) -> URL | None:
+    """None for what is no URL; the parser's own error is dropped, because it may quote a password."""
+    if not isinstance(url, str):
+        return None
+    try:
+        parsed = URL(url)
+        (parsed.raw_host or "").encode("idna")  # as the look-up of the name does, where nobody expects it to fail
+    except ValueError:
+        return None
+    return parsed
 
 
 def transport_error(error: BaseException, url: str) -> TransportError:
@@ -67,7 +98,7 @@ def transport_error(error: BaseException, url: str) -> TransportError:
         case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             return TransportError(f"the proxy for {host} does not let the connection through: {_cause(error)}", request_sent=False)
         case aiohttp.ClientConnectorDNSError():
-            return TransportError(f"the host name {host} cannot be resolved: {_cause(error)}", request_sent=False)
+            return TransportError(f"the host name {error.host} cannot be resolved: {_cause(error)}", request_sent=False)
         case aiohttp.ClientConnectorError():
             return TransportError(f"cannot connect to {host}: {_cause(error)}", request_sent=False)
         case aiohttp.ConnectionTimeoutError():

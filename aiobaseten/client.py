@@ -10,8 +10,8 @@ from typing import Literal, Self
 
 import anyio
 import attrs
-from yarl import URL
 
+from aiobaseten._network import parse_url
 from aiobaseten.api import ControlPlane, Endpoints, check_base_url, find_api_key
 from aiobaseten.errors import ConfigurationError, InvalidPush, Problem
 from aiobaseten.events import Emitter, Observer
@@ -237,7 +237,9 @@ def _check_s3_endpoint_url(url: str | None) -> str | None:
     """Return `url` without a trailing slash, if it can be an endpoint."""
     if not url:
         return None
-    parsed = URL(url)
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query_string or parsed.fragment:
-        raise ConfigurationError(f"the S3 endpoint must be an http or https URL with a host, not {url!r}")
+    parsed = parse_url(url)
+    if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host or parsed.query_string or parsed.fragment:
+        raise ConfigurationError("the S3 endpoint must be an http or https URL with a host, such as https://s3.example.com")
+    if parsed.user is not None:
+        raise ConfigurationError(f"the S3 endpoint at {parsed.host} must not hold a user name or password")
     return url.rstrip("/")

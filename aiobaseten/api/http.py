@@ -8,7 +8,6 @@ kept-alive connection turns out to be gone, once and by itself.)
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 import importlib.metadata
 import io
@@ -30,7 +29,7 @@ from yarl import URL
 from aiobaseten import _network
 from aiobaseten._convert import Mismatch
 from aiobaseten.api import bodies
-from aiobaseten.api.keys import check_api_key, check_base_url, parse_url
+from aiobaseten.api.keys import check_api_key, check_base_url
 from aiobaseten.api.limiter import TokenBucket
 from aiobaseten.errors import (
     ApiError,
@@ -122,7 +121,7 @@ class ControlPlane:
         if self._session is not None:
             raise ConfigurationError("the control plane is open already")
         timeouts = self.options.timeouts
-        self._proxy, self._proxy_headers = _proxy(self.base_url)
+        self._proxy = _network.proxy_for(self.base_url)
         tls = await anyio.to_thread.run_sync(_network.tls_context, self.options.ca_bundle)
         self._slots = anyio.Semaphore(MAX_CONNECTIONS, fast_acquire=True)
         self._loop = asyncio.get_running_loop()
@@ -193,8 +192,8 @@ class ControlPlane:
                     data=payload,
                     headers=self._headers if data is None else self._headers_with_body,
                     allow_redirects=False,
-                    proxy=self._proxy,
-                    proxy_headers=self._proxy_headers,
+                    proxy=self._proxy.url if self._proxy else None,
+                    proxy_headers=self._proxy.headers if self._proxy else None,
                 ) as response,
             ):
                 limit_bytes = MAX_ANSWER_BYTES if response.status < 300 else MAX_ERROR_BYTES
@@ -261,20 +260,6 @@ def user_agent() -> str:
     """Who is calling: this library, its version, and what it runs on."""
     version = importlib.metadata.version("aiobaseten")
     return f"aiobaseten/{version} python/{platform.python_version()} aiohttp/{aiohttp.__version__} {platform.system().lower()}"
-
-
-def _proxy(base_url: str) -> tuple[URL | None, dict[str, str] | None]:
-    """The proxy to use, and the headers that log in to it: in its URL the password would show up in aiohttp's errors."""
-    named = _network.proxy_for(base_url)
-    if named is None:
-        return None, None
-    proxy = parse_url(named)
-    if proxy is None or proxy.scheme not in ("http", "https") or not proxy.host:
-        raise ConfigurationError(f"the proxy that the environment names for {base_url} must be an http or https URL with a host")
-    if proxy.user is None:
-        return proxy, None
-    login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
-    return proxy.with_user(None), {"Proxy-Authorization": f"Basic {login}"}
 
 
 def _path(route: str, path_params: Mapping[str, str] | None) -> str:

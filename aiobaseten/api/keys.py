@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 from yarl import URL
 
-from aiobaseten._network import is_loopback
+from aiobaseten._network import is_loopback, parse_url
 from aiobaseten.errors import ConfigurationError
 from aiobaseten.models import masked
 
@@ -108,18 +108,6 @@ def check_base_url(url: str) -> str:
             f"the base URL of {host} must begin with https: a key is sent over plain http only to this machine"
         )
     return str(parsed).rstrip("/")
-
-
-def parse_url(url: object) -> URL | None:
-    """None for what is no URL; the parser's own error is dropped, because it may quote a password."""
-    if not isinstance(url, str):
-        return None
-    try:
-        parsed = URL(url)
-        (parsed.raw_host or "").encode("idna")  # as the look-up of the name does, where nobody expects it to fail
-    except ValueError:
-        return None
-    return parsed
 
 
 def _kind_of(character: str) -> str:

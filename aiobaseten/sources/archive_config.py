@@ -39,18 +39,26 @@ def read_archive_config(read_at: ReadAt, size_bytes: int, *, label: str, check: 
     :param label: what messages call the archive
     :raises ArchiveError: where there is no config that can be read
     """
-    try:
-        content = _find(read_at, size_bytes, label, check)
-    # tarfile meets a broken header with any of these.
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
-        raise ArchiveError(f"{label} is not a tar archive that can be read, plain or gzip: {error}", path=label) from error
-    config = parse_config(content, f"{CONFIG_NAME} in {label}")
+    config = parse_config(find_config(read_at, size_bytes, label=label, check=check), f"{CONFIG_NAME} in {label}")
     if config.external_package_dirs:
         raise ArchiveError(
             f"{config.label} names {EXTERNAL_PACKAGE_DIRS}, whose files an archive must hold; push the model directory instead",
             path=label,
         )
     return config.model_config
+
+
+def find_config(read_at: ReadAt, size_bytes: int, *, label: str, check: Check) -> bytes:
+    """The content of an archive's config, whatever it is.
+
+    :param check: called now and then; what it raises ends the search
+    :raises ArchiveError: where there is no archive that can be read, or no config in it
+    """
+    try:
+        return _find(read_at, size_bytes, label, check)
+    # tarfile meets a broken header with any of these.
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, OverflowError, RecursionError) as error:
+        raise ArchiveError(f"{label} is not a tar archive that can be read, plain or gzip: {error}", path=label) from error
 
 
 def _find(read_at: ReadAt, size_bytes: int, label: str, check: Check) -> bytes:

@@ -153,6 +153,7 @@ class S3Session(AIOHTTPSession):
         headers = CIMultiDict(_text_items(request.headers))
         headers.pop("Expect", None)
         headers["Accept-Encoding"] = "identity"
+        proxy = _network.proxy_for(request.url)
         read_s = timeouts.complete_s if request.method == "POST" else timeouts.read_s
         try:
             async with self._session.request(
@@ -160,7 +161,8 @@ class S3Session(AIOHTTPSession):
                 URL(request.url, encoded=True),
                 headers=headers,
                 data=payload or body or None,
-                proxy=_network.proxy_for(request.url),
+                proxy=proxy.url if proxy else None,
+                proxy_headers=proxy.headers if proxy else None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s, sock_read=read_s),
             ) as response:

@@ -321,7 +321,7 @@ async def test_no_proxy_and_loopback_go_straight(monkeypatch: pytest.MonkeyPatch
 )
 async def test_unusable_proxy(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy)
-    with pytest.raises(ConfigurationError, match=f"the proxy that the environment names for https://{NAME} must be") as caught:
+    with pytest.raises(ConfigurationError, match=f"the proxy that the environment names for {NAME} must be") as caught:
         await control_plane(f"https://{NAME}").__aenter__()
     assert "proxy-planted" not in everything_said(caught.value)
 

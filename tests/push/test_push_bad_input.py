@@ -227,6 +227,8 @@ async def test_a_client_belongs_to_one_loop() -> None:
         ({"base_url": "nonsense"}, "URL"),
         ({"s3_endpoint_url": "s3.example.com"}, "S3 endpoint"),
         ({"s3_endpoint_url": "https://x/?y"}, "S3 endpoint"),
+        ({"s3_endpoint_url": "https://a..b"}, "S3 endpoint"),
+        ({"s3_endpoint_url": "https://me:pass@x"}, "S3 endpoint at x must not"),
         ({"options": {"requests_per_s": 1}}, "options must be an Options"),
     ],
 )
