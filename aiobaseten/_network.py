@@ -121,3 +121,15 @@ async def close_session(session: aiohttp.ClientSession) -> None:
     await session.close()
     if connector is not None:
         await asyncio.sleep(0)
+
+
+async def read_up_to(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """The body, or its beginning and at least one byte more than `limit_bytes`."""
+    chunks: list[bytes] = []
+    size_bytes = 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
+            break
+    return b"".join(chunks)

@@ -197,7 +197,7 @@ class ControlPlane:
                 ) as response,
             ):
                 limit_bytes = MAX_ANSWER_BYTES if response.status < 300 else MAX_ERROR_BYTES
-                content = await _read_up_to(response, limit_bytes)
+                content = await _network.read_up_to(response, limit_bytes)
                 return _Answer(response.status, response.headers, content[:limit_bytes], len(content) <= limit_bytes)
         except (aiohttp.ClientError, OSError) as error:
             raise self._transport_error(error) from error
@@ -303,15 +303,3 @@ def _serialise(body: Any) -> bytes:
         return _encode(body).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidPush(problems=[Problem("$", f"cannot be sent as JSON: {error}")]) from error
-
-
-async def _read_up_to(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
-    """The body, or its beginning and at least one byte more than `limit_bytes`."""
-    chunks: list[bytes] = []
-    size_bytes = 0
-    async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        size_bytes += len(chunk)
-        if size_bytes > limit_bytes:
-            break
-    return b"".join(chunks)

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 import anyio
+import attrs
 
 from aiobaseten.options import MiB
+
+
+class Buffer:
+    """A buffer on loan. Give it back with `release` once nothing reads from it any more; further calls do nothing."""
+
+    def __init__(self, budget: BufferBudget, storage: bytearray, size_bytes: int) -> None:
+        self._budget: BufferBudget | None = budget
+        self._storage = storage
+        self._view = memoryview(storage)
+        self.content = self._view[:size_bytes]
+
+    def release(self) -> None:
+        budget, self._budget = self._budget, None
+        if budget is not None:
+            self.content.release()
+            self._view.release()
+            budget.take_back(self._storage)
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    size_bytes: int
+    granted: anyio.Event = attrs.field(factory=anyio.Event)
+    storage: bytearray | None = None
 
 
 class BufferBudget:
@@ -22,11 +45,11 @@ class BufferBudget:
         self._budget_bytes = budget_bytes
         self._used_bytes = 0
         self._idle: list[bytearray] = []
-        self._waiting: deque[tuple[int, anyio.Event]] = deque()
+        self._waiting: deque[_Waiter] = deque()
 
     @property
     def used_bytes(self) -> int:
-        """Bytes given out now."""
+        """Bytes on loan now."""
         return self._used_bytes
 
     @property
@@ -34,56 +57,44 @@ class BufferBudget:
         """Bytes kept for reuse now."""
         return sum(map(len, self._idle))
 
-    @asynccontextmanager
-    async def buffer(self, size_bytes: int) -> AsyncGenerator[memoryview]:
-        """Wait for room and lend a buffer of exactly `size_bytes` bytes. Its old content is whatever it was."""
+    async def lend(self, size_bytes: int) -> Buffer:
+        """Wait for room and lend a buffer of exactly `size_bytes` bytes. Its content is whatever it was."""
         charged = size_bytes if size_bytes < MiB else -(-size_bytes // MiB) * MiB
-        await self._acquire(charged)
+        if not self._waiting and self._fits(charged):
+            return Buffer(self, self._take(charged), size_bytes)
+        waiter = _Waiter(charged)
+        self._waiting.append(waiter)
         try:
-            storage = self._take(charged)
+            await waiter.granted.wait()
         except BaseException:
-            self._release(charged)
-            raise
-        try:
-            with memoryview(storage) as view, view[:size_bytes] as lent:
-                yield lent
-        finally:
-            if len(storage) >= MiB:
-                self._idle.append(storage)
-            self._release(charged)
-
-    async def _acquire(self, size_bytes: int) -> None:
-        if not self._waiting and self._fits(size_bytes):
-            self._used_bytes += size_bytes
-            return
-        granted = anyio.Event()
-        entry = (size_bytes, granted)
-        self._waiting.append(entry)
-        try:
-            await granted.wait()
-        except BaseException:
-            if granted.is_set():
-                self._release(size_bytes)
+            if waiter.storage is not None:
+                self.take_back(waiter.storage)
             else:
-                self._waiting.remove(entry)
+                self._waiting.remove(waiter)
                 self._grant()
             raise
+        assert waiter.storage is not None
+        return Buffer(self, waiter.storage, size_bytes)
 
-    def _release(self, size_bytes: int) -> None:
-        self._used_bytes -= size_bytes
+    def take_back(self, storage: bytearray) -> None:
+        """What `Buffer.release` calls."""
+        self._used_bytes -= len(storage)
+        if len(storage) >= MiB:
+            self._idle.append(storage)
         self._grant()
         self._trim()
 
     def _grant(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
-            size_bytes, granted = self._waiting.popleft()
-            self._used_bytes += size_bytes
-            granted.set()
+        while self._waiting and self._fits(self._waiting[0].size_bytes):
+            waiter = self._waiting.popleft()
+            waiter.storage = self._take(waiter.size_bytes)
+            waiter.granted.set()
 
     def _fits(self, size_bytes: int) -> bool:
         return self._used_bytes == 0 or self._used_bytes + size_bytes <= self._budget_bytes
 
     def _take(self, size_bytes: int) -> bytearray:
+        self._used_bytes += size_bytes
         for index, storage in enumerate(self._idle):
             if len(storage) == size_bytes:
                 return self._idle.pop(index)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -18,12 +20,21 @@ async def crew() -> AsyncGenerator[Callable[[Work], None]]:
     failures: list[Exception] = []
     async with anyio.create_task_group() as tasks:
 
+        def fail(error: Exception) -> None:
+            failures.append(error)
+            tasks.cancel_scope.cancel()
+
         async def guarded(work: Work) -> None:
             try:
                 await work()
+            except asyncio.CancelledError as error:
+                if tasks.cancel_scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
+                    raise
+                stray = RuntimeError("a CancelledError came from where nothing had been cancelled, such as an iterator's own task")
+                stray.__cause__ = error
+                fail(stray)
             except Exception as error:  # noqa: BLE001 - raised below
-                failures.append(error)
-                tasks.cancel_scope.cancel()
+                fail(error)
 
         def start(work: Work) -> None:
             tasks.start_soon(guarded, work)

@@ -1,14 +1,15 @@
 """One upload, from plan to receipt.
 
-Workers take parts from the plan. Each waits for memory, has the source read the part into it, computes its checksum and sends
-it; the first failure stops the others. Then the upload is completed, or, on any failure or cancellation, aborted. Credentials
-that expire on the way are renewed once for all workers, and the upload goes on, or starts over where the renewed credentials
-are for another key.
+Workers take parts from the plan. Each waits for memory, has the source read the part into it, computes its checksum and sends it. A
+source that can be read only in order has one reader, which hands its parts to senders. The first failure stops all. Then the
+upload is completed, or, on any failure or cancellation, aborted. Credentials that expire on the way are renewed once for all
+workers, and the upload goes on, or starts over where the renewed credentials are for another key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -31,7 +32,7 @@ from aiobaseten.retry import Clock, retrying
 from aiobaseten.sources.base import Source
 from aiobaseten.upload.budget import BufferBudget
 from aiobaseten.upload.checksum import Checksums, algorithm_for
-from aiobaseten.upload.crew import crew
+from aiobaseten.upload.crew import Work, crew
 from aiobaseten.upload.plan import MAX_PARTS, check_size, plan_upload
 from aiobaseten.upload.reader import FilledPart, PartReader
 from aiobaseten.upload.s3 import S3, PutPart, StoredObject
@@ -132,7 +133,7 @@ class _Upload:
         self._renew = renew
         self._renewing = anyio.Lock()
         self._may_renew = not renewed
-        self._giving_up = False
+        self._gives_up_at: float | None = None
         self._upload_id: str | None = None
         self._put: list[PutPart] = []
         self._whole: StoredObject | None = None
@@ -156,6 +157,8 @@ class _Upload:
         except BaseException as error:
             await self._abort(error)
             raise
+        finally:
+            self._reader.release_all()
         receipt = UploadReceipt(
             bucket=self._target.bucket,
             key=self._target.key,
@@ -194,48 +197,59 @@ class _Upload:
 
     async def _send_all(self) -> None:
         async with crew() as start:
-            start(lambda: self._lead(lambda: start(self._follow)))
+            start(lambda: self._lead(start))
 
-    async def _lead(self, start_follower: Callable[[], object]) -> None:
+    async def _lead(self, start: Callable[[Work], None]) -> None:
         """The first worker. Its part decides between a single PutObject and a multipart upload, which it then creates."""
-        async with self._reader.next_part() as part:
-            check_size(len(part.content) if part else 0)
-            assert part is not None
-            if self._reader.ended and len(part.content) < self._engine.options.transfer.multipart_threshold_bytes:
-                await self._send_whole(part)
-                return
-            await self._create()
+        first = await self._reader.read_next()
+        check_size(len(first.content) if first else 0)
+        assert first is not None
+        if self._reader.ended and len(first.content) < self._engine.options.transfer.multipart_threshold_bytes:
+            await self._send_whole(first)
+            return
+        await self._call("CreateMultipartUpload", self._create)
+        if self._source.seekable:
             for _ in range(min(self._engine.max_connections, self._plan.part_count or MAX_PARTS) - 1):
-                start_follower()
-            await self._send_part(part)
-        await self._follow()
+                start(self._send_remaining)
+            await self._send_part(first)
+            await self._send_remaining()
+        else:
+            start(partial(self._send_part, first))
+            await self._hand_out_remaining(start)
 
-    async def _follow(self) -> None:
-        while not self._reader.ended:
-            async with self._reader.next_part() as part:
-                if part is not None:
-                    await self._send_part(part)
+    async def _send_remaining(self) -> None:
+        while (part := await self._reader.read_next()) is not None:
+            await self._send_part(part)
+
+    async def _hand_out_remaining(self, start: Callable[[Work], None]) -> None:
+        """Read in this one task: an async iterator may hold a cancel scope or a task group open, which belong to one task."""
+        while (part := await self._reader.read_next()) is not None:
+            start(partial(self._send_part, part))
 
     async def _send_whole(self, part: FilledPart) -> None:
-        async with self._engine.connections:
-            self._whole = await self._call("PutObject", lambda target: self._s3.put_object(target, part.content, part.checksums))
-        self._count(PutPart(number=1, size_bytes=len(part.content), etag=self._whole.etag, checksum=part.checksums.value))
+        with part:
+            async with self._engine.connections:
+                self._whole = await self._call(
+                    "PutObject", lambda target: self._s3.put_object(target, part.content, part.checksums)
+                )
+            self._count(PutPart(number=1, size_bytes=len(part.content), etag=self._whole.etag, checksum=part.checksums.value))
 
     async def _send_part(self, part: FilledPart) -> None:
         upload_id = self._upload_id
         assert upload_id is not None
-        async with self._engine.connections:
-            put = await self._call(
-                "UploadPart",
-                lambda target: self._s3.upload_part(target, upload_id, part.number, part.content, part.checksums),
-            )
+        with part:
+            async with self._engine.connections:
+                put = await self._call(
+                    "UploadPart",
+                    lambda target: self._s3.upload_part(target, upload_id, part.number, part.content, part.checksums),
+                )
         self._count(put)
 
     def _count(self, put: PutPart) -> None:
         self._put.append(put)
         self._emit(PartUploaded(push_id=self._push_id, part_number=put.number, size_bytes=put.size_bytes))
 
-    async def _create(self) -> None:
+    async def _create(self, target: UploadTarget) -> None:
         """Create the multipart upload.
 
         Once sent it is waited for even when cancelled, though not for long: an upload whose id is lost is never cleaned up.
@@ -244,23 +258,35 @@ class _Upload:
         shield = anyio.CancelScope(shield=True)
 
         async def create() -> None:
-            with shield:
-                self._upload_id = await self._call("CreateMultipartUpload", lambda target: self._s3.create(target, self._algorithm))
-            ended.set()
+            try:
+                with shield:
+                    self._upload_id = await self._s3.create(target, self._algorithm)
+            finally:
+                ended.set()
 
         async with crew() as start:
             start(create)
             try:
                 await ended.wait()
             except BaseException:
-                self._giving_up = True
-                shield.deadline = anyio.current_time() + self._engine.options.timeouts.abort_s
+                if not ended.is_set():
+                    shield.deadline = self._clean_up_deadline()
                 raise
+
+    def _clean_up_deadline(self) -> float:
+        """Give up: from now on nothing is repeated, and all clean-up together has `abort_s` seconds."""
+        if self._gives_up_at is None:
+            self._gives_up_at = anyio.current_time() + self._engine.options.timeouts.abort_s
+        return self._gives_up_at
 
     async def _complete(self) -> StoredObject:
         upload_id = self._upload_id
         assert upload_id is not None
         check_size(self._size_bytes)
+        if not self._reader.ended or len(self._put) != self._reader.parts_read:
+            raise UploadError(
+                f"only {len(self._put)} of {self._reader.parts_read} parts were sent", operation="CompleteMultipartUpload"
+            )
         sums = self._checksums
         parts = sorted(self._put, key=lambda part: part.number)
         maybe_done = False
@@ -292,18 +318,24 @@ class _Upload:
             raise
 
     async def _abort(self, reason: BaseException) -> None:
-        """Clean up within `abort_s`, never in the way of the error that led here."""
-        self._giving_up = True
+        """Clean up in what time is left for it, never in the way of the error that led here."""
+        deadline = self._clean_up_deadline()
         upload_id = self._upload_id
         if upload_id is None:
             return
         problem: str | None = "no answer in time"
-        with anyio.move_on_after(self._engine.options.timeouts.abort_s, shield=True):
-            try:
-                await self._s3.abort(self._target, upload_id)
-                problem = None
-            except BasetenError as error:
-                problem = None if getattr(error, "code", None) == "NoSuchUpload" else str(error)
+
+        async def abort() -> None:
+            nonlocal problem
+            with anyio.CancelScope(shield=True, deadline=deadline):
+                try:
+                    await self._s3.abort(self._target, upload_id)
+                    problem = None
+                except Exception as error:  # noqa: BLE001 - whatever it is, the error that led here is the one to raise
+                    problem = None if getattr(error, "code", None) == "NoSuchUpload" else f"{type(error).__name__}: {error}"
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(abort)  # in a task of its own, which a second cancellation by asyncio itself does not reach
         if problem is not None:
             reason.add_note(f"the multipart upload {upload_id} could not be aborted: {problem}")
         self._emit(UploadAborted(push_id=self._push_id, key=self._target.key, upload_id=upload_id, error=problem))
@@ -312,7 +344,7 @@ class _Upload:
         """Make an S3 call, repeated while its failures are passing ones, with credentials renewed when they expire."""
 
         def may_repeat(error: BaseException) -> bool:
-            return isinstance(error, BasetenError) and error.retryable and not self._giving_up
+            return isinstance(error, BasetenError) and error.retryable and self._gives_up_at is None
 
         while True:
             target = self._target
@@ -335,7 +367,7 @@ class _Upload:
         async with self._renewing:
             if self._target is not stale:
                 return
-            if self._renew is None or not self._may_renew or self._giving_up:
+            if self._renew is None or not self._may_renew or self._gives_up_at is not None:
                 raise expired
             renewed = await self._renew()
             self._may_renew = False

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
+from aiobaseten.errors import ConfigurationError
+
 T = TypeVar("T")
 
 
@@ -24,6 +26,7 @@ class IoThread:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     async def run(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await `call()` on the thread's loop.
@@ -49,8 +52,7 @@ class IoThread:
             await asyncio.shield(ended)
         except asyncio.CancelledError:
             io_loop.call_soon_threadsafe(lambda: started[0].cancel())  # noqa: PLW0108 - it may not have started yet
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([ended])
+            await _to_its_end(ended)
             task = ended.result()
             if not task.cancelled():
                 task.exception()  # taken note of, so that asyncio does not report it as never retrieved
@@ -58,7 +60,8 @@ class IoThread:
         return ended.result().result()
 
     async def aclose(self) -> None:
-        """Stop the loop and wait for the thread to end. Calls must have ended before."""
+        """Stop the loop, with what still runs on it, and wait for the thread to end. It cannot be started again."""
+        self._closed = True
         if self._loop is None or self._thread is None:
             return
         loop, thread = self._loop, self._thread
@@ -68,11 +71,23 @@ class IoThread:
             await anyio.to_thread.run_sync(thread.join)
 
     def _started(self) -> asyncio.AbstractEventLoop:
+        if self._closed:
+            raise ConfigurationError("the Client was closed while it was in use")
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name=self._name, daemon=True)
             self._thread.start()
         return self._loop
+
+
+async def _to_its_end(future: asyncio.Future[Any]) -> None:
+    """Wait for a future however often the waiting task is cancelled; the cancellation that led here stands for all."""
+    with anyio.CancelScope(shield=True):
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:

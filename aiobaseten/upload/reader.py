@@ -1,9 +1,9 @@
-"""Reads the parts of a plan: in parallel from a source that can be read anywhere, else one after the other."""
+"""Reads the parts of a plan, each into memory of the budget, with its checksum."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
 
 import anyio
 import anyio.to_thread
@@ -11,22 +11,29 @@ import attrs
 
 from aiobaseten.errors import SourceChanged
 from aiobaseten.sources.base import Source
-from aiobaseten.upload.budget import BufferBudget
+from aiobaseten.upload.budget import Buffer, BufferBudget
 from aiobaseten.upload.checksum import Algorithm, Checksums
 from aiobaseten.upload.plan import Part, UploadPlan
 
 
 @attrs.frozen(kw_only=True)
 class FilledPart:
-    """A part in memory, with its checksum. `content` lies in the buffer it was read into."""
+    """A part in memory. As a context manager it gives its memory back at the end of the block."""
 
     number: int
     content: memoryview
     checksums: Checksums
+    buffer: Buffer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.buffer.release()
 
 
 class PartReader:
-    """Lends out the parts of a plan, each read into a buffer of the budget."""
+    """Hands out the parts of a plan. Several tasks may ask at once if the source is seekable, else one."""
 
     def __init__(self, source: Source, plan: UploadPlan, algorithm: Algorithm | None, budget: BufferBudget) -> None:
         self._source = source
@@ -34,43 +41,44 @@ class PartReader:
         self._budget = budget
         self._parts = plan.parts()
         self._next: Part | None = next(self._parts, None)
-        self._in_order = anyio.Lock()
+        self._lent: list[Buffer] = []
+        self.parts_read = 0
 
     @property
     def ended(self) -> bool:
-        """Whether the last part has been handed out."""
+        """Whether the last part has been taken."""
         return self._next is None
 
-    @asynccontextmanager
-    async def next_part(self) -> AsyncGenerator[FilledPart | None]:
-        """Lend the next part; None when there is none left. Its buffer goes back to the budget when the block ends.
+    async def read_next(self) -> FilledPart | None:
+        """Read the next part; None when there is none left.
 
         :raises SourceChanged: when the source ends before the size it said it has
         """
-        async with AsyncExitStack() as buffers:
-            if self._source.seekable:
-                content = await self._read_next(buffers)
-            else:
-                async with self._in_order:
-                    content = await self._read_next(buffers)
-            yield await self._with_checksum(*content) if content else None
-
-    async def _read_next(self, buffers: AsyncExitStack) -> tuple[int, memoryview] | None:
         part = self._next
         if part is None:
             return None
         self._next = next(self._parts, None)
-        buffer = await buffers.enter_async_context(self._budget.buffer(part.size_bytes))
-        size_bytes = await self._source.read_into(part.offset, buffer)
+        buffer = await self._budget.lend(part.size_bytes)
+        self._lent.append(buffer)
+        size_bytes = await self._source.read_into(part.offset, buffer.content)
         if size_bytes < part.size_bytes:
-            if self._source.size_bytes is not None:
-                raise SourceChanged(
-                    f"{self._source.label} ended at byte {part.offset + size_bytes:,}"
-                    f" and had {self._source.size_bytes:,} when it was opened"
-                )
-            self._next = None
-        return (part.number, buffer[:size_bytes]) if size_bytes else None
-
-    async def _with_checksum(self, number: int, content: memoryview) -> FilledPart:
+            self._end_at(part.offset + size_bytes)
+        if size_bytes == 0:
+            buffer.release()
+            return None
+        self.parts_read += 1
+        content = buffer.content[:size_bytes]
         value = await anyio.to_thread.run_sync(self._algorithm.compute, content) if self._algorithm else None
-        return FilledPart(number=number, content=content, checksums=Checksums(self._algorithm, value))
+        return FilledPart(number=part.number, content=content, checksums=Checksums(self._algorithm, value), buffer=buffer)
+
+    def release_all(self) -> None:
+        """Give back the memory of parts that nobody came to send. Nothing may be reading or sending any more."""
+        for buffer in self._lent:
+            buffer.release()
+
+    def _end_at(self, offset: int) -> None:
+        if self._source.size_bytes is not None:
+            raise SourceChanged(
+                f"{self._source.label} ended at byte {offset:,} and had {self._source.size_bytes:,} when it was opened"
+            )
+        self._next = None

@@ -22,6 +22,7 @@ from aiobotocore.session import AioSession
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider
 from botocore.credentials import CredentialProvider, ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
 
 from aiobaseten.errors import CredentialsExpired, IntegrityError, UploadDenied, UploadError
 from aiobaseten.models import AWSCredentials, UploadTarget
@@ -56,6 +57,7 @@ HINTS = {
     "NoSuchBucket": "the bucket does not exist at this endpoint",
     "AuthorizationHeaderMalformed": "the bucket is in another region than prepare said",
     "EntityTooLarge": "the store takes no object or part of this size",
+    "NotImplemented": "the store does not know something that was asked of it; TransferOptions(checksum=None) asks for less",
     "NoSuchUpload": "the multipart upload does not exist any more",
 }
 
@@ -154,14 +156,14 @@ class S3:
 
     async def _call(self, target: UploadTarget, operation: str, **parameters: Any) -> dict[str, Any]:
         async def on_io_thread() -> dict[str, Any]:
-            client = await self._client(target.region)
             _call_credentials.set(target.credentials)
-            method: Callable[..., Awaitable[dict[str, Any]]] = getattr(client, _METHODS[operation])
             try:
+                client = await self._client(target.region)
+                method: Callable[..., Awaitable[dict[str, Any]]] = getattr(client, _METHODS[operation])
                 return await method(Bucket=target.bucket, Key=target.key, **parameters)
             except ClientError as error:
                 raise _upload_error(error, operation) from error
-            except BotoCoreError as error:
+            except (BotoCoreError, ValueError) as error:  # a region or endpoint that cannot be, for instance
                 raise UploadError(str(error), operation=operation) from error
             except UploadError as error:
                 error.operation = operation
@@ -229,8 +231,8 @@ def _upload_error(error: ClientError, operation: str) -> UploadError:
     if code in DENIED_CODES:
         return UploadDenied(message, **context)
     if code in DAMAGED_CODES:
-        return IntegrityError(message, retryable=True, **context)
-    passing = code in PASSING_CODES or (isinstance(status, int) and (status >= 500 or status == 429))
+        return IntegrityError(message, retryable=operation in ("PutObject", "UploadPart"), **context)
+    passing = code in PASSING_CODES or status == 429 or (isinstance(status, int) and status >= 500 and status != 501)
     return UploadError(message, retryable=passing, **context)
 
 
@@ -256,6 +258,8 @@ class _CallCredentialsProvider(CredentialProvider):
 def _make_client(region: str, endpoint_url: str | None, options: Options) -> Any:
     session = AioSession()
     _ignore_user_settings(session)
+    builtin_models = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
+    session.register_component("data_loader", builtin_models)  # the default one looks into ~/.aws/models first
     session.register_component("credential_provider", AioCredentialResolver([_CallCredentialsProvider()]))
     timeouts = options.timeouts
     plain_http = endpoint_url is not None and endpoint_url.startswith("http:")

@@ -86,8 +86,9 @@ class _BufferPayload(aiohttp.Payload):
 
     def let_go(self) -> None:
         """Drop the connection if it still holds slices of the buffer: it must not send them once the buffer has another use."""
-        if self._transport is not None and self._transport.get_write_buffer_size():
-            self._transport.abort()
+        transport = self._transport
+        if transport is not None and (transport.is_closing() or transport.get_write_buffer_size()):
+            transport.abort()
 
     def _slices(self) -> Iterator[memoryview]:
         for start in range(0, len(self._buffer), SLICE_BYTES):
@@ -154,7 +155,8 @@ class S3Session(AIOHTTPSession):
         headers.pop("Expect", None)
         headers["Accept-Encoding"] = "identity"
         proxy = _network.proxy_for(request.url)
-        read_s = timeouts.complete_s if request.method == "POST" else timeouts.read_s
+        completes = request.method == "POST" and "uploadId=" in request.url
+        read_s = timeouts.complete_s if completes else timeouts.read_s
         try:
             async with self._session.request(
                 request.method,
@@ -166,7 +168,7 @@ class S3Session(AIOHTTPSession):
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s, sock_read=read_s),
             ) as response:
-                content = await response.read()
+                content = await _network.read_up_to(response, MAX_ANSWER_BYTES)
         except (aiohttp.ClientError, OSError) as error:
             raise _network.transport_error(error, request.url) from error
         finally:
@@ -189,7 +191,8 @@ def _text_items(headers: Any) -> Iterator[tuple[str, str]]:
 
 def _redirect_error(response: aiohttp.ClientResponse) -> UploadError:
     location = response.headers.get("Location", "")
-    where = URL(location).host if location else response.headers.get("x-amz-bucket-region")
+    parsed = _network.parse_url(location)
+    where = (parsed and parsed.host) or response.headers.get("x-amz-bucket-region")
     return UploadError(
         f"the store redirects to {where or 'another place'}, which is not followed with the push's credentials;"
         " the bucket may be in another region than prepare said",

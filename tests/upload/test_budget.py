@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import random
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import pytest
@@ -11,6 +12,16 @@ from aiobaseten.options import KiB, MiB
 from aiobaseten.upload.budget import BufferBudget
 
 pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def lent(budget: BufferBudget, size_bytes: int) -> AsyncGenerator[memoryview]:
+    buffer = await budget.lend(size_bytes)
+    try:
+        yield buffer.content
+    finally:
+        buffer.release()
+        buffer.release()
 
 
 async def settle() -> None:
@@ -23,7 +34,7 @@ async def test_buffers_wait_for_room_in_order() -> None:
     order: list[str] = []
 
     async def borrow(name: str, size: int, give_back: anyio.Event) -> None:
-        async with budget.buffer(size) as buffer:
+        async with lent(budget, size) as buffer:
             assert len(buffer) == size
             order.append(name)
             await give_back.wait()
@@ -49,15 +60,15 @@ async def test_buffers_wait_for_room_in_order() -> None:
 async def test_a_buffer_larger_than_the_budget_travels_alone() -> None:
     budget = BufferBudget(5 * MiB)
     async with AsyncExitStack() as small:
-        await small.enter_async_context(budget.buffer(1 * MiB))
+        await small.enter_async_context(lent(budget, 1 * MiB))
         with anyio.move_on_after(0.05) as scope:
-            async with budget.buffer(50 * MiB):
+            async with lent(budget, 50 * MiB):
                 pytest.fail("must wait for the small one")
         assert scope.cancelled_caught
-    async with budget.buffer(50 * MiB) as huge:
+    async with lent(budget, 50 * MiB) as huge:
         assert len(huge) == 50 * MiB
         with anyio.move_on_after(0.05) as scope:
-            async with budget.buffer(1):
+            async with lent(budget, 1):
                 pytest.fail("must wait for the huge one")
         assert scope.cancelled_caught
     assert budget.used_bytes == 0
@@ -66,19 +77,42 @@ async def test_a_buffer_larger_than_the_budget_travels_alone() -> None:
 
 async def test_memory_is_reused_and_bounded() -> None:
     budget = BufferBudget(16 * MiB)
-    async with budget.buffer(8 * MiB) as first:
+    async with lent(budget, 8 * MiB) as first:
         first[:3] = b"abc"
-    async with budget.buffer(8 * MiB) as again:
+    async with lent(budget, 8 * MiB) as again:
         assert bytes(again[:3]) == b"abc"
     for size in range(1, 40):
-        async with budget.buffer(size * MiB // 4):
+        async with lent(budget, size * MiB // 4):
             assert budget.used_bytes + budget.idle_bytes <= 16 * MiB
     assert budget.idle_bytes <= 16 * MiB
 
 
+async def test_memory_is_reused_by_those_who_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = 0
+
+    class Counted(bytearray):
+        def __init__(self, size: int) -> None:
+            nonlocal made
+            made += 1
+            super().__init__(size)
+
+    monkeypatch.setattr("aiobaseten.upload.budget.bytearray", Counted, raising=False)
+    budget = BufferBudget(8 * MiB)
+
+    async def borrow() -> None:
+        for _ in range(10):
+            async with lent(budget, 2 * MiB):
+                await checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(9):
+            tasks.start_soon(borrow)
+    assert made == 4
+
+
 async def test_small_buffers_are_not_kept() -> None:
     budget = BufferBudget(16 * MiB)
-    async with budget.buffer(50 * KiB) as buffer:
+    async with lent(budget, 50 * KiB) as buffer:
         assert len(buffer) == 50 * KiB
         assert budget.used_bytes == 50 * KiB
     assert budget.idle_bytes == 0
@@ -86,7 +120,7 @@ async def test_small_buffers_are_not_kept() -> None:
 
 async def test_a_lent_buffer_is_dead_after_its_block() -> None:
     budget = BufferBudget(16 * MiB)
-    async with budget.buffer(2 * MiB) as buffer:
+    async with lent(budget, 2 * MiB) as buffer:
         pass
     with pytest.raises(ValueError, match="released"):
         buffer[0]
@@ -98,7 +132,7 @@ async def test_cancelled_waiters_leave_no_trace() -> None:
 
     async def borrow(size: int) -> None:
         with anyio.move_on_after(chance.random() / 100):
-            async with budget.buffer(size):
+            async with lent(budget, size):
                 assert budget.used_bytes <= max(8 * MiB, size + MiB)
                 await anyio.sleep(chance.random() / 100)
 
@@ -106,7 +140,7 @@ async def test_cancelled_waiters_leave_no_trace() -> None:
         for _ in range(300):
             tasks.start_soon(borrow, chance.randrange(1, 12 * MiB))
     assert budget.used_bytes == 0
-    async with budget.buffer(8 * MiB):
+    async with lent(budget, 8 * MiB):
         assert budget.used_bytes == 8 * MiB
 
 
@@ -116,10 +150,10 @@ async def test_a_waiter_cancelled_in_the_moment_it_is_served_gives_its_room_back
 
     async def borrow() -> None:
         with scope:
-            async with budget.buffer(8 * MiB):
+            async with lent(budget, 8 * MiB):
                 pytest.fail("was cancelled before it ran again")
 
-    async with anyio.create_task_group() as tasks, budget.buffer(8 * MiB):
+    async with anyio.create_task_group() as tasks, lent(budget, 8 * MiB):
         tasks.start_soon(borrow)
         await settle()
         scope.cancel()
