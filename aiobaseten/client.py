@@ -147,12 +147,15 @@ class Client:
         engine = self._open_planes().engine
         if target is None:
             raise InvalidPush("target is None: prepare said that this model needs no upload")
+        if not isinstance(target, UploadTarget):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without type checks
+            raise InvalidPush(f"target must be an UploadTarget, such as response.target, not a {type(target).__name__}")
         async with await open_source(source) as opened:
             return await engine.upload(target, opened, emit=self._emit)
 
     async def wait_until_active(self, model_id: str, deployment_id: str, *, timeout_s: float = 1800.0) -> Deployment:
         """Wait until a deployment is up: ``ACTIVE``, or ``SCALED_TO_ZERO``.
 
+        :raises ConfigurationError: if `timeout_s` is not a finite number of at least 0
         :raises DeploymentFailed: if it ends in a failed status
         :raises DeadlineExceeded: if it is not up after `timeout_s` seconds
         :raises NotFoundError: if there is no such deployment, and has not been for half a minute

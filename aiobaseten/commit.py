@@ -7,16 +7,13 @@ search goes on for the whole of `TimeoutOptions.reconcile_s` before it gives up 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from aiobaseten.api.endpoints import Endpoints
-from aiobaseten.errors import ApiError, BasetenError, CommitUncertain, ServerError, TransportError
+from aiobaseten.errors import ApiError, BasetenError, CommitUncertain, NotFoundError, ServerError, TransportError
 from aiobaseten.events import CommitStarted, Committed, Emitter, Reconciling, retry_reporter
 from aiobaseten.models import (
     CreatedModelDeployment,
     Deployment,
     DeploymentArchiveSource,
-    Model,
     ModelArchiveSource,
     PrepareModelUploadRequest,
 )
@@ -76,56 +73,49 @@ class Committer:
         )
 
     async def _reconcile(self, push_id: str, request: PrepareModelUploadRequest, lost: BasetenError) -> CreatedModelDeployment:
+        """Look for the deployment until the window has passed. Not being found yet, and passing failures, mean: look again."""
         self._emit(Reconciling(push_id=push_id, error=str(lost)))
+        started = self._clock.monotonic()
         window_s = self._options.timeouts.reconcile_s
-        deadline = self._clock.monotonic() + window_s
         for interval_s in poll_intervals_s():
             try:
                 found = await self._find(push_id, request)
             except BasetenError as error:
-                if not error.retryable:
+                if not (error.retryable or isinstance(error, NotFoundError) or _is_unreadable(error)):
                     lost.add_note(f"looking for the deployment failed: {error}")
                     break
                 found = None
             if found is not None:
                 return found
-            left_s = deadline - self._clock.monotonic()
+            left_s = started + window_s - self._clock.monotonic()
             if left_s <= 0:
                 break
             await self._clock.sleep(min(interval_s, left_s))
         raise CommitUncertain(
             f"the commit of push {push_id} was sent, its outcome is unknown ({lost}),"
-            f" and no deployment of it was found within {window_s:g} s",
+            f" and no deployment of it was found in {self._clock.monotonic() - started:.0f} s",
             push_id=push_id,
         ) from lost
 
     async def _find(self, push_id: str, request: PrepareModelUploadRequest) -> CreatedModelDeployment | None:
         if request.model_id is not None:
-            deployments = await self._api.list_deployments(request.model_id)
-            deployment = self._own(push_id, request, deployments)
+            deployment = await self._own_deployment(push_id, request, request.model_id)
             if deployment is None:
                 return None
             return CreatedModelDeployment(model=await self._api.get_model(request.model_id), deployment=deployment)
         for model in await self._api.list_models(name=request.name, team_id=request.team_id):
-            if model.name == request.name and (found := await self._find_in_new(push_id, request, model)):
-                return found
+            if model.name == request.name and (deployment := await self._own_deployment(push_id, request, model.id)):
+                return CreatedModelDeployment(model=model, deployment=deployment)
         return None
 
-    async def _find_in_new(self, push_id: str, request: PrepareModelUploadRequest, model: Model) -> CreatedModelDeployment | None:
-        deployments = await self._api.list_deployments(model.id)
-        deployment = self._own(push_id, request, deployments)
-        if deployment is None and not self._options.tag_pushes and len(deployments) == 1:
-            deployment = deployments[0]  # the name was free before the commit, so its first deployment is ours
-        return CreatedModelDeployment(model=model, deployment=deployment) if deployment is not None else None
-
-    def _own(self, push_id: str, request: PrepareModelUploadRequest, deployments: Iterable[Deployment]) -> Deployment | None:
-        """The push's deployment: by its id, or, without ids, by its own name, which is unique within a model."""
+    async def _own_deployment(self, push_id: str, request: PrepareModelUploadRequest, model_id: str) -> Deployment | None:
+        """The push's deployment: by its id, or, without ids, by the name it was given, which is unique within a model."""
         name = request.deployment.deployment_name
-        for deployment in deployments:
+        for deployment in await self._api.list_deployments(model_id):
             if self._options.tag_pushes:
                 if (deployment.labels or {}).get(PUSH_ID_LABEL) == push_id:
                     return deployment
-            elif name is not None and deployment.name == name:
+            elif name and deployment.name == name:
                 return deployment
         return None
 
@@ -134,4 +124,8 @@ def _may_have_acted(error: BasetenError) -> bool:
     """Whether the service may have made the deployment although the call failed: no answer, 5xx, or one that cannot be read."""
     if isinstance(error, TransportError):
         return error.request_sent
-    return isinstance(error, ServerError) or (isinstance(error, ApiError) and error.status is not None and error.status < 300)
+    return isinstance(error, ServerError) or _is_unreadable(error)
+
+
+def _is_unreadable(error: BasetenError) -> bool:
+    return isinstance(error, ApiError) and error.status is not None and error.status < 300

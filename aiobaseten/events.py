@@ -41,7 +41,11 @@ class Prepared(Event):
 
 @attrs.frozen(kw_only=True)
 class UploadStarted(Event):
-    """Bytes are about to leave. `part_size_bytes` and `parts` are None for a single PutObject or an unknown length."""
+    """Bytes are about to leave.
+
+    `part_size_bytes` is None for a single PutObject, and that of the first parts where the length is not known; there `parts` is
+    None.
+    """
 
     key: str
     size_bytes: int | None

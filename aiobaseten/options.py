@@ -30,7 +30,8 @@ def _refuse(instance: object, attribute: attrs.Attribute[Any], value: object, wa
     raise ConfigurationError(f"{type(instance).__name__}.{attribute.name} must be {wanted}, not {value!r}")
 
 
-def _is_finite(value: object) -> bool:
+def is_finite_number(value: object) -> bool:
+    """Whether a value is a number that can be reckoned with: not infinite, not NaN, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
@@ -38,7 +39,7 @@ def _number(*, above: float | None = None, at_least: float | None = None) -> Val
     bound = f"a finite number above {above}" if above is not None else f"a finite number of at least {at_least}"
 
     def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not _is_finite(value) or (above is not None and value <= above) or (at_least is not None and value < at_least):
+        if not is_finite_number(value) or (above is not None and value <= above) or (at_least is not None and value < at_least):
             _refuse(instance, attribute, value, bound)
 
     return check

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any, Literal
 
 import attrs
@@ -17,7 +18,7 @@ import attrs
 from aiobaseten import rules
 from aiobaseten.api.endpoints import Endpoints
 from aiobaseten.commit import PUSH_ID_LABEL, Committer
-from aiobaseten.errors import ApiError, BasetenError, InvalidPush, Problem
+from aiobaseten.errors import ApiError, InvalidPush, Problem
 from aiobaseten.events import Emitter, Prepared, PushFailed, PushStarted, retry_reporter
 from aiobaseten.models import Deployment, DeploymentArchivePayload, Model, PrepareModelUploadRequest, UploadTarget
 from aiobaseten.options import Options
@@ -39,7 +40,7 @@ class Push:
     :param source: a model directory, an archive file (tar, plain or gzip), the bytes of an archive, or an async iterator of them
     :param name: of the model; left out, ``model_name`` in config.yaml. A model that exists gets a new deployment
     :param model_id: of an existing model, in place of a name
-    :param team_id: of the team that owns a named model; left out, the organization's default team
+    :param team_id: of the team that owns a named model; left out, the only team with a model of that name, else the default team
     :param deployment: the deployment's settings. Its `config` may be None, or the whole be left out, if the source holds a
         config.yaml at its root; a stream's must be given
     :param existing: what to do about a named model that exists: ``"deploy"`` to it, or ``"error"``
@@ -144,9 +145,15 @@ class Pusher:
         push_id = _push_id(_deployment_of(push))
         try:
             async with await open_source(push.source, symlinks=push.symlinks) as source:
-                return await self._push(push, push_id, source)
-        except BasetenError as error:
-            self._emit(PushFailed(push_id=push_id, error=str(error)))
+                try:
+                    return await self._push(push, push_id, source)
+                except ApiError as conflict:
+                    if conflict.status != HTTPStatus.CONFLICT or push.model_id is not None or not source.seekable:
+                        raise
+                    # Another push has made the model meanwhile, and this one made nothing: it finds the model now.
+                    return await self._push(push, push_id, source)
+        except BaseException as error:
+            self._emit(PushFailed(push_id=push_id, error=str(error) or type(error).__name__))
             raise
 
     async def check(self, push: Push) -> CheckResult:

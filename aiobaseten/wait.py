@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import anyio
+
 from aiobaseten.api.endpoints import Endpoints
-from aiobaseten.errors import DeadlineExceeded, DeploymentFailed, NotFoundError
+from aiobaseten.errors import BasetenError, ConfigurationError, DeadlineExceeded, DeploymentFailed, NotFoundError
 from aiobaseten.events import Emitter, StatusChanged
 from aiobaseten.models import Deployment
+from aiobaseten.options import is_finite_number
 from aiobaseten.retry import Clock, poll_intervals_s
+
+MIN_LOOK_S = 1.0
+"""The last look has this long, however little of the time limit is left."""
 
 
 async def wait_until_active(
@@ -19,34 +25,40 @@ async def wait_until_active(
     clock: Clock,
     emit: Emitter,
 ) -> Deployment:
-    """Look at a deployment until it is up. A new one may answer 404 for `not_found_grace_s`."""
+    """Look at a deployment until it is up. A new one may answer 404 for `not_found_grace_s`; passing failures mean: look again."""
+    if not is_finite_number(timeout_s) or timeout_s < 0:
+        raise ConfigurationError(f"timeout_s must be a finite number of at least 0, not {timeout_s!r}")
     started = clock.monotonic()
-    status: str | None = None
+    last_seen = "not found yet"
     for interval_s in poll_intervals_s():
-        waited_s = clock.monotonic() - started
-        try:
-            deployment = await api.get_deployment(model_id, deployment_id)
-        except NotFoundError:
-            if waited_s >= not_found_grace_s:
-                raise
-        else:
-            if deployment.status != status:
-                status = deployment.status
-                emit(StatusChanged(model_id=model_id, deployment_id=deployment_id, status=status))
-            if deployment.has_failed:
-                raise DeploymentFailed(
-                    f"deployment {deployment_id} of model {model_id} ended as {status}",
-                    model_id=model_id,
-                    deployment_id=deployment_id,
-                    status=status,
-                )
-            if deployment.is_up:
-                return deployment
+        left_s = max(0.0, started + timeout_s - clock.monotonic())
+        with anyio.move_on_after(max(left_s, MIN_LOOK_S)):
+            try:
+                deployment = await api.get_deployment(model_id, deployment_id)
+            except NotFoundError:
+                if clock.monotonic() - started >= not_found_grace_s:
+                    raise
+            except BasetenError as error:
+                if not error.retryable:
+                    raise
+                last_seen = f"not to be had: {error}"
+            else:
+                if deployment.status != last_seen:
+                    last_seen = deployment.status
+                    emit(StatusChanged(model_id=model_id, deployment_id=deployment_id, status=last_seen))
+                if deployment.has_failed:
+                    raise DeploymentFailed(
+                        f"deployment {deployment_id} of model {model_id} ended as {last_seen}",
+                        model_id=model_id,
+                        deployment_id=deployment_id,
+                        status=last_seen,
+                    )
+                if deployment.is_up:
+                    return deployment
         left_s = started + timeout_s - clock.monotonic()
         if left_s <= 0:
             break
         await clock.sleep(min(interval_s, left_s))
     raise DeadlineExceeded(
-        f"deployment {deployment_id} of model {model_id} is not active after {timeout_s:g} s;"
-        f" its last status: {status or 'not found yet'}"
+        f"deployment {deployment_id} of model {model_id} is not active after {timeout_s:g} s; its last status: {last_seen}"
     )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TextIO
 
 import anyio
 import attrs
 import cyclopts
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 
 from aiobaseten.cli.connection import Connection, Transfer
@@ -34,7 +36,7 @@ app = App(
 JsonFlag = Annotated[
     bool, Parameter(name="--json", negative="", help="Print one JSON object per line on stdout; talk goes to stderr.")
 ]
-Sources = Annotated[list[Path], Parameter(help="Model directories, or archives that hold a config.yaml.")]
+Sources = Annotated[list[str], Parameter(help="Model directories, or archives that hold a config.yaml.")]
 Symlinks = Annotated[
     Literal["store", "follow"],
     Parameter(help="Links in a directory: keep those that stay inside it, or archive what they point to."),
@@ -48,7 +50,7 @@ class Target:
 
     name: Annotated[str | None, Parameter(help="Name of the model; by default model_name in config.yaml. For one source.")] = None
     model_id: Annotated[str | None, Parameter(help="Id of an existing model, in place of a name. For one source.")] = None
-    team_id: Annotated[str | None, Parameter(help="Id of the team that owns the model; by default the default team.")] = None
+    team_id: Annotated[str | None, Parameter(help="Id of the team that owns the model.")] = None
     environment: Annotated[str | None, Parameter(help="Environment to deploy to, such as production.")] = None
     deployment_name: Annotated[str | None, Parameter(help="Name of the deployment, unique within the model.")] = None
     label: Annotated[list[str] | None, Parameter(negative="", help="A label of the deployment, KEY=VALUE. May be repeated.")] = None
@@ -59,7 +61,7 @@ class Target:
         False
     )
 
-    def pushes(self, sources: Sequence[Path], symlinks: Literal["store", "follow"]) -> list[Push]:
+    def pushes(self, sources: Sequence[str], symlinks: Literal["store", "follow"]) -> list[Push]:
         """A push for each source.
 
         :raises InvalidPush: for arguments that do not fit together
@@ -106,7 +108,7 @@ async def push(
     symlinks: Symlinks = "store",
     wait: Annotated[bool, Parameter(negative="", help="Wait until each deployment is active.")] = False,
     timeout_s: Annotated[float, Parameter(name="--timeout", help="With --wait: give up after so many seconds.")] = 1800.0,
-    concurrency: Annotated[int, Parameter(help="Pushes at once.")] = 4,
+    concurrency: Annotated[int, Parameter(help="Pushes at once.", validator=Number(gte=1))] = 4,
     json_lines: JsonFlag = False,
     connection: Connection = Connection(),  # noqa: B008 - frozen
     transfer: Transfer = Transfer(),  # noqa: B008 - frozen
@@ -117,14 +119,12 @@ async def push(
     with display.showing():
         async with connection.client(transfer, observer=display) as client:
 
-            async def carry_out(one: Push) -> tuple[PushResult, str | None]:
-                result = await client.push(one)
-                if not wait:
-                    return result, None
-                deployment = await client.wait_until_active(result.model.id, result.deployment.id, timeout_s=timeout_s)
-                return result, deployment.status
+            async def until_active(pushed: PushResult | CheckResult) -> str:
+                assert isinstance(pushed, PushResult)
+                model_id, deployment_id = pushed.model.id, pushed.deployment.id
+                return (await client.wait_until_active(model_id, deployment_id, timeout_s=timeout_s)).status
 
-            return await _each(pushes, carry_out, concurrency, json_lines)
+            return await _each(pushes, client.push, until_active if wait else None, concurrency, json_lines)
 
 
 @app.command
@@ -134,18 +134,14 @@ async def check(
     *,
     target: Target = Target(),
     symlinks: Symlinks = "store",
-    concurrency: Annotated[int, Parameter(help="Checks at once.")] = 4,
+    concurrency: Annotated[int, Parameter(help="Checks at once.", validator=Number(gte=1))] = 4,
     json_lines: JsonFlag = False,
     connection: Connection = Connection(),  # noqa: B008 - frozen
 ) -> int:
     """Check models, here and at the service, without uploading or making anything."""
     pushes = target.pushes(sources, symlinks)
     async with connection.client(Transfer()) as client:
-
-        async def carry_out(one: Push) -> tuple[CheckResult, None]:
-            return await client.check(one), None
-
-        return await _each(pushes, carry_out, concurrency, json_lines)
+        return await _each(pushes, client.check, None, concurrency, json_lines)
 
 
 @app.command
@@ -165,7 +161,7 @@ async def wait(
     if json_lines:
         _print_json({"model_id": model_id, "deployment_id": deployment.id, "status": deployment.status})
     else:
-        sys.stdout.write(f"deployment {deployment.id} of model {model_id} is {deployment.status}\n")
+        _print(sys.stdout, f"deployment {deployment.id} of model {model_id} is {deployment.status}")
     return Exit.DONE
 
 
@@ -187,8 +183,7 @@ async def local(
         if json_lines:
             _print_json(settings)
         else:
-            sys.stdout.writelines(f"export {name}={value}\n" for name, value in settings.items())
-            sys.stdout.flush()
+            _print(sys.stdout, *(f"export {name}={value}" for name, value in settings.items()))
         _talk().print("The local stack is running; Ctrl-C stops it.", highlight=False)
         await anyio.sleep_forever()
     return Exit.DONE
@@ -207,33 +202,39 @@ async def demo(
 
 async def _each(
     pushes: Sequence[Push],
-    carry_out: Callable[[Push], Awaitable[tuple[PushResult | CheckResult, str | None]]],
+    call: Callable[[Push], Awaitable[PushResult | CheckResult]],
+    then: Callable[[PushResult | CheckResult], Awaitable[str]] | None,
     concurrency: int,
     json_lines: bool,
 ) -> int:
-    """Carry pushes out, so many at once; print each outcome as it comes."""
-    outcomes: list[Outcome] = []
-    places = anyio.CapacityLimiter(max(1, concurrency))
+    """Carry pushes out, so many at once, and print each outcome as it comes.
 
-    async def one(push: Push) -> None:
+    :param then: what follows a call that succeeded, and gives the deployment's status
+    """
+    outcomes: list[Outcome] = []
+    places = anyio.CapacityLimiter(concurrency)
+
+    async def one(push: Push) -> Outcome:
         started = time.monotonic()
+        result: PushResult | CheckResult | None = None
+        status: str | None = None
+        error: BasetenError | None = None
         try:
-            result, status = await carry_out(push)
-        except BasetenError as error:
-            outcome = Outcome(source=str(push.source), seconds=time.monotonic() - started, error=error)
-        else:
-            outcome = Outcome(source=str(push.source), seconds=time.monotonic() - started, result=result, status=status)
+            result = await call(push)
+            status = await then(result) if then else None
+        except BasetenError as caught:
+            error = caught
+        seconds = time.monotonic() - started
+        return Outcome(source=str(push.source), seconds=seconds, result=result, status=status, error=error)
+
+    async def in_its_place(push: Push) -> None:
+        async with places:
+            outcome = await one(push)
         outcomes.append(outcome)
         if json_lines:
             _print_json(outcome.as_json())
         else:
-            stream = sys.stderr if outcome.error else sys.stdout
-            stream.writelines(f"{line}\n" for line in outcome.lines())
-            stream.flush()
-
-    async def in_its_place(push: Push) -> None:
-        async with places:
-            await one(push)
+            _print(sys.stderr if outcome.error else sys.stdout, *outcome.lines())
 
     async with anyio.create_task_group() as tasks:
         for push in pushes:
@@ -242,8 +243,17 @@ async def _each(
 
 
 def _print_json(record: Mapping[str, object]) -> None:
-    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    _print(sys.stdout, json.dumps(record))
+
+
+def _print(stream: TextIO, *lines: str) -> None:
+    """Print lines; what the stream cannot encode is escaped, and a reader that has gone away is no reason to stop pushing."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.writelines(line.encode(encoding, "backslashreplace").decode(encoding) + "\n" for line in lines)
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _talk() -> Console:
@@ -256,7 +266,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        sys.stderr.write(f"aiobaseten: {error}\n")
+        _print(sys.stderr, f"aiobaseten: {error}")
         return Exit.BAD_INPUT
 
     async def call() -> int:
@@ -266,8 +276,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return anyio.run(call)
     except BasetenError as error:
-        sys.stderr.writelines(f"{line}\n" for line in [f"aiobaseten: {error}", *getattr(error, "__notes__", [])])
+        _print(sys.stderr, f"aiobaseten: {error}", *getattr(error, "__notes__", []))
         return exit_for(error)
     except KeyboardInterrupt:
-        sys.stderr.write("aiobaseten: interrupted\n")
+        _print(sys.stderr, "aiobaseten: interrupted")
         return Exit.INTERRUPTED

@@ -61,6 +61,7 @@ class Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[step]}"),
             console=console,
+            redirect_stdout=False,  # or results for another program would end up on the terminal
         )
         self._lines = Lines(self._progress.console)
         self._tasks: dict[str, TaskID] = {}

@@ -74,60 +74,58 @@ class Outcome:
     error: BasetenError | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """One JSON object, the same fields for every push."""
-        record: dict[str, Any] = {"source": self.source, "ok": self.error is None, "seconds": round(self.seconds, 3)}
-        match self.result:
-            case PushResult() as pushed:
-                upload = pushed.upload
-                record |= {
-                    "model_id": pushed.model.id,
-                    "model_name": pushed.model.name,
-                    "deployment_id": pushed.deployment.id,
-                    "deployment_name": pushed.deployment.name,
-                    "status": self.status or pushed.deployment.status,
-                    "push_id": pushed.push_id,
-                    "s3_key": upload and upload.key,
-                    "size_bytes": upload and upload.size_bytes,
-                    "parts": upload and upload.parts,
-                    "verified": upload and upload.verified,
-                    "ignored": _ignored_as_json(pushed.ignored),
-                }
-            case CheckResult() as checked:
-                record |= {
-                    "model_id": checked.model_id,
-                    "model_name": checked.name,
-                    "size_bytes": checked.size_bytes,
-                    "ignored": _ignored_as_json(checked.ignored),
-                }
-            case None:
-                pass
-        if self.error is not None:
-            record["error"] = {
-                "type": type(self.error).__name__,
-                "message": str(self.error),
-                "notes": list(getattr(self.error, "__notes__", [])),
-                "retryable": self.error.retryable,
-            }
-        return record
+        """One JSON object, with the same fields for every push; what is not known is null."""
+        pushed = self.result if isinstance(self.result, PushResult) else None
+        checked = self.result if isinstance(self.result, CheckResult) else None
+        upload = pushed.upload if pushed else None
+        return {
+            "source": self.source,
+            "ok": self.error is None,
+            "seconds": round(self.seconds, 3),
+            "model_id": pushed.model.id if pushed else checked.model_id if checked else None,
+            "model_name": pushed.model.name if pushed else checked.name if checked else None,
+            "deployment_id": pushed.deployment.id if pushed else None,
+            "deployment_name": pushed.deployment.name if pushed else None,
+            "status": self.status or (pushed.deployment.status if pushed else None),
+            "push_id": pushed.push_id if pushed else None,
+            "s3_key": upload.key if upload else None,
+            "size_bytes": upload.size_bytes if upload else checked.size_bytes if checked else None,
+            "parts": upload.parts if upload else None,
+            "verified": upload.verified if upload else None,
+            "ignored": _ignored_as_json(self.result.ignored) if self.result else None,
+            "error": self._error_as_json(),
+        }
+
+    def _error_as_json(self) -> dict[str, Any] | None:
+        if self.error is None:
+            return None
+        return {
+            "type": type(self.error).__name__,
+            "message": str(self.error),
+            "notes": list(getattr(self.error, "__notes__", [])),
+            "retryable": self.error.retryable,
+        }
 
     def lines(self) -> list[str]:
         """The same for people."""
+        told = [f"{self.source}: {line}" for line in self._result_lines()]
+        told.extend(ignored_lines(self.result.ignored if self.result else ()))
         if self.error is not None:
-            notes = [f"  {note}" for note in getattr(self.error, "__notes__", [])]
-            return [f"{self.source}: failed: {type(self.error).__name__}: {self.error}", *notes]
+            told.append(f"{self.source}: failed: {type(self.error).__name__}: {self.error}")
+            told.extend(f"  {note}" for note in getattr(self.error, "__notes__", []))
+        return told
+
+    def _result_lines(self) -> list[str]:
         match self.result:
             case PushResult() as pushed:
-                first = (
-                    f"{self.source}: deployment {pushed.deployment.id} ({pushed.deployment.name}) of model"
-                    f" {pushed.model.id} ({pushed.model.name}): {self._upload_line(pushed)}"
-                )
-                if self.status is not None:
-                    first += f"; {self.status}"
-                return [first, *ignored_lines(pushed.ignored)]
+                made = f"deployment {pushed.deployment.id} ({pushed.deployment.name})"
+                of = f"model {pushed.model.id} ({pushed.model.name})"
+                status = f"; {self.status}" if self.status is not None else ""
+                return [f"{made} of {of}: {self._upload_line(pushed)}{status}"]
             case CheckResult() as checked:
                 where = f"a new deployment of model {checked.model_id}" if checked.model_id else f"a new model {checked.name}"
                 size = "of unknown size" if checked.size_bytes is None else human_bytes(checked.size_bytes)
-                return [f"{self.source}: would be {where}, {size}", *ignored_lines(checked.ignored)]
+                return [f"would be {where}, {size}"]
             case None:
                 return []
 

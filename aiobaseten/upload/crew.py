@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from aiobaseten.errors import UploadError
+
 Work = Callable[[], Awaitable[object]]
 
 
@@ -30,7 +32,7 @@ async def crew() -> AsyncGenerator[Callable[[Work], None]]:
             except asyncio.CancelledError as error:
                 if tasks.cancel_scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
                     raise
-                stray = RuntimeError("a CancelledError came from where nothing had been cancelled, such as an iterator's own task")
+                stray = UploadError("a CancelledError came from where nothing had been cancelled, such as an iterator's own task")
                 stray.__cause__ = error
                 fail(stray)
             except Exception as error:  # noqa: BLE001 - raised below

@@ -323,22 +323,25 @@ class _Upload:
         upload_id = self._upload_id
         if upload_id is None:
             return
-        problem: str | None = "no answer in time"
+        outcome: dict[str, str | None] = {"error": "no answer in time"}
 
         async def abort() -> None:
-            nonlocal problem
             with anyio.CancelScope(shield=True, deadline=deadline):
-                try:
-                    await self._s3.abort(self._target, upload_id)
-                    problem = None
-                except Exception as error:  # noqa: BLE001 - whatever it is, the error that led here is the one to raise
-                    problem = None if getattr(error, "code", None) == "NoSuchUpload" else f"{type(error).__name__}: {error}"
+                outcome["error"] = await self._try_to_abort(upload_id)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(abort)  # in a task of its own, which a second cancellation by asyncio itself does not reach
-        if problem is not None:
-            reason.add_note(f"the multipart upload {upload_id} could not be aborted: {problem}")
-        self._emit(UploadAborted(push_id=self._push_id, key=self._target.key, upload_id=upload_id, error=problem))
+        if outcome["error"] is not None:
+            reason.add_note(f"the multipart upload {upload_id} could not be aborted: {outcome['error']}")
+        self._emit(UploadAborted(push_id=self._push_id, key=self._target.key, upload_id=upload_id, error=outcome["error"]))
+
+    async def _try_to_abort(self, upload_id: str) -> str | None:
+        """What went wrong, in words; None if the upload is gone."""
+        try:
+            await self._s3.abort(self._target, upload_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the error that led here is the one to raise
+            return None if getattr(error, "code", None) == "NoSuchUpload" else f"{type(error).__name__}: {error}"
+        return None
 
     async def _call(self, operation: str, call: Callable[[UploadTarget], Awaitable[T]]) -> T:
         """Make an S3 call, repeated while its failures are passing ones, with credentials renewed when they expire."""

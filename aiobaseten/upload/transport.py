@@ -75,8 +75,9 @@ class _BufferPayload(aiohttp.Payload):
         return bytes(self._buffer).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
+        if self._transport is not None:  # aiohttp repeats a broken PUT by itself, unseen by our retries
+            raise aiohttp.ClientConnectionError("the connection broke off")
         self._transport = getattr(writer, "transport", None)
-        self._consumed = True  # or aiohttp would repeat a broken request by itself, unseen by our retries
         for piece in self._slices():
             async with asyncio.timeout(self._write_timeout_s):
                 await writer.write(piece)
