@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
@@ -32,6 +33,8 @@ from aiobaseten.upload.io_thread import IoThread
 from aiobaseten.upload.transport import PartBody, S3Session
 
 T = TypeVar("T")
+
+REGION = re.compile(r"[a-zA-Z0-9-]+")
 
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
 DENIED_CODES = frozenset(
@@ -172,6 +175,8 @@ class S3:
         return await self._io.run(on_io_thread)
 
     async def _client(self, region: str) -> Any:
+        if not REGION.fullmatch(region):
+            raise UploadError(f"{region!r} cannot be a region, such as us-west-2")
         async with self._opening:
             if region not in self._clients:
                 client = await self._open_clients.enter_async_context(_make_client(region, self._endpoint_url, self._options))

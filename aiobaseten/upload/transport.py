@@ -156,6 +156,8 @@ class S3Session(AIOHTTPSession):
         headers.pop("Expect", None)
         headers["Accept-Encoding"] = "identity"
         proxy = _network.proxy_for(request.url)
+        if proxy is not None and proxy.headers and request.url.startswith("http:"):
+            headers.update(proxy.headers)  # aiohttp sends its proxy_headers only to open a tunnel
         completes = request.method == "POST" and "uploadId=" in request.url
         read_s = timeouts.complete_s if completes else timeouts.read_s
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from support.model_dirs import model_dir
 from support.processes import processes_of, until
 
 from aiobaseten.cli.app import run
+from aiobaseten.events import Committed
 from aiobaseten.local import LocalStack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -199,6 +203,9 @@ async def test_an_unreachable_service(capsys: pytest.CaptureFixture[str], tmp_pa
         (["push", "x", "--base-url", "http://example.com"], "https"),
         (["push", "x", "--s3-endpoint-url", "nonsense"], "S3 endpoint"),
         (["push", "x"], "x"),
+        (["push", ""], "does not exist"),
+        (["push", "x", "--concurrency", "0"], "concurrency"),
+        (["wait", "m", "d", "--timeout", "nan"], "timeout_s"),
         (["demo", "--examples", "/does/not/exist"], "no model directory"),
     ],
 )
@@ -301,3 +308,81 @@ async def test_another_missing_module_is_not_hidden() -> None:
     ended = await anyio.run_process([sys.executable, "-c", code], check=False)
     assert ended.returncode == 1
     assert b"aiohttp" in ended.stderr
+
+
+async def test_results_go_to_stdout_while_bars_are_on_the_terminal(tmp_path: Path, name: str) -> None:
+    """Standard error is a terminal, standard output a pipe: what another program reads must arrive there."""
+    directory = model_dir(tmp_path / "model", name)
+    terminal, child_end = pty.openpty()
+    with subprocess.Popen(  # noqa: ASYNC220 - starting one takes a moment only
+        [sys.executable, "-c", "from aiobaseten.cli import main; main()", "push", str(directory), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=child_end,
+        text=True,
+    ) as process:
+        os.close(child_end)
+        shown: list[bytes] = []
+
+        def drain() -> None:
+            with contextlib.suppress(OSError):  # how Linux tells that the other end has closed
+                while piece := os.read(terminal, 4096):
+                    shown.append(piece)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, drain)
+            assert process.stdout is not None
+            out = await anyio.to_thread.run_sync(process.stdout.read)
+        os.close(terminal)
+    assert process.returncode == 0
+    (record,) = records(out)
+    assert record["model_name"] == name
+    assert name.encode() in b"".join(shown)
+
+
+async def test_a_deployment_that_fails_while_waited_for_is_named(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    local_stack: LocalStack,
+    no_waiting: FakeClock,
+) -> None:
+    def fail_at_once(self: object, event: object) -> None:
+        if isinstance(event, Committed):
+            local_stack.set_status(event.deployment_id, "BUILD_FAILED")
+
+    monkeypatch.setattr("aiobaseten.cli.display.Lines.__call__", fail_at_once)
+    assert await command("push", model_dir(tmp_path / "model", name), "--wait", "--json") == 1
+    (record,) = records(printed(capsys)[0])
+    assert record["ok"] is False
+    assert record["error"]["type"] == "DeploymentFailed"
+    assert record["model_name"] == name
+    assert record["deployment_id"]
+    assert record["push_id"]
+
+
+async def test_a_reader_that_goes_away_stops_no_push(tmp_path: Path, name: str, local_stack: LocalStack) -> None:
+    directories = [model_dir(tmp_path / str(n), f"{name}-{n}") for n in range(2)]
+    code = "from aiobaseten.cli import main; main()"
+    with subprocess.Popen(  # noqa: ASYNC220 - starting one takes a moment only
+        [sys.executable, "-c", code, "push", *map(str, directories), "--json", "--concurrency", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        err = await anyio.to_thread.run_sync(process.stderr.read)
+    assert b"Traceback" not in err
+    async with local_stack.client() as client:
+        for n in range(2):
+            assert len(await client.list_models(name=f"{name}-{n}")) == 1
+
+
+async def test_names_that_cannot_be_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source = os.fsdecode(b"caf\xe9")
+    assert await command("push", source, "--json") == 2
+    (record,) = records(printed(capsys)[0])
+    assert record["source"] == source
+    assert await command("push", source) == 2
+    assert "caf\\udce9: failed: ArchiveError" in printed(capsys)[1]

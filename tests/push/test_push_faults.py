@@ -346,3 +346,91 @@ async def test_cancelled_pushes_leave_no_task_thread_socket_or_file(local_stack:
         assert client._planes is None
         # The stack's end of each connection is in this process too, and closes a moment later.
         await until(lambda: open_files() <= files and len(anyio.get_running_tasks()) <= tasks)
+
+
+async def test_a_lost_commit_is_looked_for_although_new_things_are_not_visible_yet(
+    faulty: Faulty, tmp_path: Path, name: str
+) -> None:
+    faulty.control.plan("POST", "/v1/models", lose_reply)
+    push = ab.Push(model_dir(tmp_path / "model", name))
+    faulty.control.plan("GET", "/deployments", answer(404, '{"message": "not yet"}'), times=2)
+    faulty.control.plan("GET", "/deployments", answer(200, "not json"))
+    result = await faulty.client.push(push)
+    assert result.model.name == name
+    assert faulty.control.count("GET", "/deployments") == 4
+
+
+async def test_two_pushes_of_one_new_model_make_two_deployments_of_it(faulty: Faulty, tmp_path: Path, name: str) -> None:
+    directory = model_dir(tmp_path / "model", name)
+    results: list[ab.PushResult] = []
+
+    async def push() -> None:
+        results.append(await faulty.client.push(directory))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(push)
+        tasks.start_soon(push)
+    assert len({result.model.id for result in results}) == 1
+    deployments = await faulty.client.list_deployments(results[0].model.id)
+    assert {deployment.id for deployment in deployments} == {result.deployment.id for result in results}
+    assert len(deployments) == 2
+
+
+async def test_a_conflict_that_stays_is_told(faulty: Faulty, tmp_path: Path, name: str) -> None:
+    faulty.control.plan("POST", "/v1/models", answer(409, '{"message": "taken"}'), times=9)
+    with pytest.raises(ab.ApiError, match="taken"):
+        await faulty.client.push(model_dir(tmp_path / "model", name))
+    assert faulty.control.count("POST", "/v1/models") == 2
+
+
+async def test_the_only_team_with_a_model_of_the_name(faulty: Faulty, tmp_path: Path, name: str) -> None:
+    (team,) = await faulty.client.list_teams(name="research")
+    directory = model_dir(tmp_path / "model", name)
+    first = await faulty.client.push(ab.Push(directory, team_id=team.id))
+    assert (await faulty.client.push(directory)).model.id == first.model.id
+
+
+async def test_waiting_outlasts_an_outage_and_keeps_its_limit(faulty: Faulty, tmp_path: Path, name: str) -> None:
+    result = await faulty.client.push(model_dir(tmp_path / "model", name))
+    ids = (result.model.id, result.deployment.id)
+    path = f"/deployments/{ids[1]}"
+    faulty.stack.set_status(ids[1], "ACTIVE")
+    faulty.control.plan("GET", path, answer(503), times=20)
+    assert (await faulty.client.wait_until_active(*ids, timeout_s=1800)).status == "ACTIVE"
+    faulty.control.plan("GET", path, answer(503), times=999)
+    with pytest.raises(ab.DeadlineExceeded, match="503"):
+        await faulty.client.wait_until_active(*ids, timeout_s=300)
+    faulty.control.plans.clear()
+    faulty.control.plan("GET", path, answer(403, '{"message": "no"}'))
+    with pytest.raises(ab.AuthenticationError):
+        await faulty.client.wait_until_active(*ids, timeout_s=300)
+    for timeout_s in (float("nan"), float("inf"), -5, "5"):
+        with pytest.raises(ab.ConfigurationError, match="timeout_s"):
+            await faulty.client.wait_until_active(*ids, timeout_s=timeout_s)  # type: ignore[arg-type]
+
+
+async def test_every_failed_push_is_told(faulty: Faulty, name: str) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x" * 100
+        raise ZeroDivisionError("the stream's own error")
+
+    deployment = ab.DeploymentArchivePayload(config={"model_name": name})
+    with pytest.raises(ZeroDivisionError):
+        await faulty.client.push(ab.Push(broken(), deployment=deployment))
+    assert [event.error for event in faulty.told(PushFailed)] == ["the stream's own error"]  # type: ignore[attr-defined]
+    faulty.events.clear()
+
+    async def endless() -> AsyncIterator[bytes]:
+        await anyio.sleep_forever()
+        yield b""
+
+    with anyio.move_on_after(0.05):
+        await faulty.client.push(ab.Push(endless(), deployment=deployment))
+    assert len(faulty.told(PushFailed)) == 1
+
+
+async def test_upload_wants_a_target(faulty: Faulty, name: str) -> None:
+    request = ab.PrepareModelUploadRequest(name=name, deployment=ab.DeploymentArchivePayload(config={}))
+    response = await faulty.client.prepare_model_upload(request)
+    with pytest.raises(ab.InvalidPush, match=r"response\.target"):
+        await faulty.client.upload(response, b"archive")  # type: ignore[arg-type]
