@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import json
 import os
@@ -15,7 +16,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
-import anyio
 import pytest
 from support.processes import command_lines, listening, names_in, processes_of, until
 from support.rest import make_tar, rest, upload
@@ -385,7 +385,7 @@ def test_the_stack_ends_with_its_process(how: str, end: signal.Signals, tmp_path
         parent.send_signal(end)
         parent.wait()
     try:
-        anyio.run(until, lambda: not processes_of(url) and not names_in(directory))
+        asyncio.run(until(lambda: not processes_of(url) and not names_in(directory)))
         assert len(forked) == (how == "thread")
     finally:
         for pid in forked:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -837,3 +839,40 @@ async def test_closing_ends_what_is_under_way_and_starts_nothing_new() -> None:
         async with await open_source(SMALL) as source:
             with pytest.raises(ConfigurationError, match="closed"):
                 await engine.upload(TARGET, source, emit=Emitter(None))
+
+
+async def test_a_cancelled_upload_sends_no_more_bytes() -> None:
+    """The store stops reading, so the body waits in buffers; after the cancellation what is left of it never arrives."""
+    size = 7 * MiB
+    begun, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    received = 0
+
+    async def slow_reader(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        received = len(await reader.read(1000))
+        begun.set()
+        await go_on.wait()
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(1 << 16):
+                received += len(chunk)
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_server(slow_reader, "127.0.0.1", 0, limit=1 << 16)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        async with engine_for(f"http://127.0.0.1:{port}") as engine, await open_source(random_bytes(size)) as source:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(partial(engine.upload, TARGET, source, emit=Emitter(None)))
+                    await begun.wait()
+                    await anyio.sleep(0.05)  # for the buffers to fill
+                    scope.cancel()
+            go_on.set()
+            with anyio.fail_after(10):
+                await ended.wait()
+            assert received < size
+            assert engine.budget.used_bytes == 0
+    finally:
+        server.close()
+        await server.wait_closed()
