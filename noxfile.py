@@ -112,6 +112,13 @@ def demo(session: nox.Session) -> None:
     session.run("aiobaseten", "demo", *session.posargs)
 
 
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Compare upload throughput with other clients, on loopback; `-- --quick` is short, `-- --json FILE` keeps the figures."""
+    session.install(".", *dependency_groups(PYPROJECT, "bench"))
+    session.run("python", "benchmarks/upload.py", *session.posargs)
+
+
 def requirements() -> Iterator[str]:
     """What the package asks for, with all extras."""
     project = PYPROJECT["project"]
