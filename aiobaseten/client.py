@@ -95,7 +95,6 @@ class Client:
         io_thread = IoThread("aiobaseten-io")
         self._closing.push_async_callback(io_thread.aclose)
         s3 = S3(self._s3_endpoint_url, self._options, io_thread)
-        self._closing.push_async_callback(s3.aclose)
         api = Endpoints(control_plane)
         engine = UploadEngine(s3, self._options, self._clock)
         pusher = Pusher(api, engine, self._options, self._clock, self._emit)
@@ -108,7 +107,7 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections and end the thread. Calls under way must have ended."""
+        """Close all connections and end the thread. A call that is still under way ends with an error."""
         self._planes = None
         with anyio.CancelScope(shield=True):
             await self._closing.aclose()

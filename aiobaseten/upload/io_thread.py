@@ -18,6 +18,8 @@ from aiobaseten.errors import ConfigurationError
 
 T = TypeVar("T")
 
+CLOSED = "the Client was closed while it was in use"
+
 
 class IoThread:
     """Runs coroutines on its own loop for callers on another loop. Started by the first `run`."""
@@ -27,6 +29,11 @@ class IoThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._at_end: list[Callable[[], Awaitable[object]]] = []
+
+    def at_end(self, finish: Callable[[], Awaitable[object]]) -> None:
+        """Have `finish()` awaited on the thread's loop when it is closed, once no call runs any more."""
+        self._at_end.append(finish)
 
     async def run(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await `call()` on the thread's loop.
@@ -57,10 +64,13 @@ class IoThread:
             if not task.cancelled():
                 task.exception()  # taken note of, so that asyncio does not report it as never retrieved
             raise
-        return ended.result().result()
+        task = ended.result()
+        if task.cancelled():
+            raise ConfigurationError(CLOSED)
+        return task.result()
 
     async def aclose(self) -> None:
-        """Stop the loop, with what still runs on it, and wait for the thread to end. It cannot be started again."""
+        """Cancel what still runs, finish, and wait for the thread to end. It cannot be started again."""
         self._closed = True
         if self._loop is None or self._thread is None:
             return
@@ -72,10 +82,10 @@ class IoThread:
 
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._closed:
-            raise ConfigurationError("the Client was closed while it was in use")
+            raise ConfigurationError(CLOSED)
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name=self._name, daemon=True)
+            self._thread = threading.Thread(target=_run_loop, args=(self._loop, self._at_end), name=self._name, daemon=True)
             self._thread.start()
         return self._loop
 
@@ -90,21 +100,22 @@ async def _to_its_end(future: asyncio.Future[Any]) -> None:
                 continue
 
 
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+def _run_loop(loop: asyncio.AbstractEventLoop, at_end: list[Callable[[], Awaitable[object]]]) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
-        _finish(loop)
+        loop.run_until_complete(_finish(at_end))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         asyncio.set_event_loop(None)
         loop.close()
 
 
-def _finish(loop: asyncio.AbstractEventLoop) -> None:
-    remaining: set[asyncio.Task[Any]] = asyncio.all_tasks(loop)
-    for task in remaining:
-        task.cancel()
-    if remaining:
-        loop.run_until_complete(asyncio.gather(*remaining, return_exceptions=True))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
+async def _finish(at_end: list[Callable[[], Awaitable[object]]]) -> None:
+    calls = asyncio.all_tasks() - {asyncio.current_task()}
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    for finish in at_end:
+        await finish()

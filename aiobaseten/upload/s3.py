@@ -86,7 +86,7 @@ class StoredObject:
 
 
 class S3:
-    """The object store, for all uploads of a client."""
+    """The object store, for all uploads of a client. Its connections are closed with the thread they run on."""
 
     def __init__(self, endpoint_url: str | None, options: Options, io_thread: IoThread) -> None:
         self._endpoint_url = endpoint_url
@@ -95,6 +95,7 @@ class S3:
         self._clients: dict[str, Any] = {}
         self._opening = asyncio.Lock()
         self._open_clients = AsyncExitStack()
+        io_thread.at_end(self._open_clients.aclose)
 
     async def put_object(self, target: UploadTarget, body: memoryview, sums: Checksums) -> StoredObject:
         """Store a whole archive in one request."""
@@ -150,12 +151,6 @@ class S3:
                 f"the object holds {answer.get('ContentLength')} bytes instead of {size_bytes}", operation="HeadObject"
             )
         return _stored(answer, "HeadObject", sums)
-
-    async def aclose(self) -> None:
-        """Close all clients."""
-        if self._clients:
-            self._clients.clear()
-            await self._io.run(self._open_clients.aclose)
 
     async def _call(self, target: UploadTarget, operation: str, **parameters: Any) -> dict[str, Any]:
         async def on_io_thread() -> dict[str, Any]:

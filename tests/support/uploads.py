@@ -76,7 +76,6 @@ async def engine_for(url: str | None, options: Options = PATIENT, clock: Clock |
     try:
         yield UploadEngine(s3, options, clock or Clock())
     finally:
-        await s3.aclose()
         await thread.aclose()
 
 

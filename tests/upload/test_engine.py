@@ -834,7 +834,7 @@ async def test_closing_ends_what_is_under_way_and_starts_nothing_new() -> None:
         async with engine_for(r.server.url) as engine, await open_source(SMALL) as source:
             task = asyncio.ensure_future(engine.upload(TARGET, source, emit=Emitter(None)))
             await reached.wait()
-        with pytest.raises((UploadError, TransportError, ConfigurationError, asyncio.CancelledError)):
+        with pytest.raises(ConfigurationError, match="closed"):
             await task
         async with await open_source(SMALL) as source:
             with pytest.raises(ConfigurationError, match="closed"):
