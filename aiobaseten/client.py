@@ -44,6 +44,7 @@ class Client:
         key, else ``https://api.baseten.co``. Plain http only for loopback addresses
     :param s3_endpoint_url: of another S3-compatible store than AWS; left out, ``AIOBASETEN_S3_ENDPOINT_URL``, else AWS
     :param auth_scheme: of the ``Authorization`` header: ``"Bearer"`` or ``"Api-Key"``
+    :param options: transfer, retries, time limits, rate and trust
     :param observer: called with every event of every push
     :raises ConfigurationError: if no key is found, or an argument cannot work
     """

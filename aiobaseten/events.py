@@ -25,7 +25,11 @@ class Event:
 
 @attrs.frozen(kw_only=True)
 class PushStarted(Event):
-    """The source was read and is valid. `size_bytes` is None for a stream of unknown length."""
+    """The source was read and is valid.
+
+    `name` is the model's name, or where a push goes by id and its config names no model, what the source is called. `size_bytes` is
+    None for a stream of unknown length.
+    """
 
     name: str
     size_bytes: int | None

@@ -94,8 +94,9 @@ class TransferOptions:
     """How bytes travel to the object store.
 
     :param part_size_bytes: size of each part of a multipart upload, 5 MiB to 5 GiB (S3's limits); it grows where 10,000 parts
-        of that size would not hold the archive
-    :param max_connections: parts in flight at once over all uploads of a client, 1 to 1024
+        of that size would not hold the archive. None: 8 MiB
+    :param max_connections: parts in flight at once over all uploads of a client, 1 to 1024. Each needs its part in memory: more
+        than `memory_budget_bytes` holds are of no use. None: 8
     :param memory_budget_bytes: the most bytes of archives held in memory at once over all uploads of a client; a part larger
         than the budget travels alone
     :param checksum: sent with each part, combined into the object's own and verified by the store; None turns it off, for
@@ -149,6 +150,9 @@ class TimeoutOptions:
 class Options:
     """All settings of a `Client`.
 
+    :param transfer: how bytes travel to the object store
+    :param retry: how often and how patiently a failed call is repeated
+    :param timeouts: time limits, in seconds
     :param requests_per_s: the most calls per second and endpoint to the control plane, as a token bucket whose burst is one
         second's worth; Baseten's documented limit is 100. None: unlimited
     :param ca_bundle: a PEM file of certificate authorities to trust, for both planes, in place of the system's

@@ -173,7 +173,11 @@ class Pusher:
 
     async def _push(self, push: Push, push_id: str, source: Source) -> PushResult:
         request = await self._ready(push, push_id, source)
-        self._emit(PushStarted(push_id=push_id, name=request.name or source.label, size_bytes=source.size_bytes))
+        self._emit(
+            PushStarted(
+                push_id=push_id, name=push.name or _name_in(request.deployment) or source.label, size_bytes=source.size_bytes
+            )
+        )
         target = await self._prepare(request, push_id)
         self._emit(Prepared(push_id=push_id, bucket=target.bucket if target else None, key=target.key if target else None))
         receipt = None

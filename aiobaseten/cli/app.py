@@ -154,7 +154,7 @@ async def wait(
     json_lines: JsonFlag = False,
     connection: Connection = Connection(),  # noqa: B008 - frozen
 ) -> int:
-    """Wait until a deployment is active."""
+    """Wait until a deployment is active. One that is not found is looked for for 30 s: new ones may be invisible so long."""
     display = display_for(_talk())
     async with connection.client(Transfer(), observer=display) as client:
         deployment = await client.wait_until_active(model_id, deployment_id, timeout_s=timeout_s)
