@@ -23,7 +23,7 @@ from aiobaseten.events import Emitter, Prepared, PushFailed, PushStarted, retry_
 from aiobaseten.models import Deployment, DeploymentArchivePayload, Model, PrepareModelUploadRequest, UploadTarget
 from aiobaseten.options import Options
 from aiobaseten.retry import Clock, OnRetry
-from aiobaseten.sources import Ignored, Source, SourceLike, open_source
+from aiobaseten.sources import Ignored, Source, SourceLike, model_name_in, open_source
 from aiobaseten.upload import UploadEngine, UploadReceipt
 
 
@@ -175,7 +175,9 @@ class Pusher:
         request = await self._ready(push, push_id, source)
         self._emit(
             PushStarted(
-                push_id=push_id, name=push.name or _name_in(request.deployment) or source.label, size_bytes=source.size_bytes
+                push_id=push_id,
+                name=push.name or model_name_in(request.deployment.config) or source.label,
+                size_bytes=source.size_bytes,
             )
         )
         target = await self._prepare(request, push_id)
@@ -201,7 +203,7 @@ class Pusher:
         deployment = await self._with_config(_deployment_of(push), source)
         name = push.name
         if name is None and push.model_id is None:
-            name = _name_in(deployment)
+            name = model_name_in(deployment.config)
         request = PrepareModelUploadRequest(deployment=deployment, name=name, model_id=push.model_id, team_id=push.team_id)
         if problems := [*_push_problems(push), *rules.find_problems(request)]:
             raise InvalidPush(problems=problems)
@@ -277,11 +279,6 @@ def _push_id(deployment: DeploymentArchivePayload) -> str:
     """The id that the deployment's own labels give it, else a new one."""
     given = deployment.labels.get(PUSH_ID_LABEL) if isinstance(deployment.labels, Mapping) else None
     return given if isinstance(given, str) and given else uuid.uuid4().hex
-
-
-def _name_in(deployment: DeploymentArchivePayload) -> str | None:
-    name = deployment.config.get("model_name") if isinstance(deployment.config, Mapping) else None
-    return name if isinstance(name, str) and name.strip() else None
 
 
 def _push_problems(push: Push) -> Iterator[Problem]:

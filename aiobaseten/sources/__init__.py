@@ -6,7 +6,7 @@ A model directory is read as the tar archive that it would be, and never written
 
 from __future__ import annotations
 
-from aiobaseten.sources.base import Ignored, ModelConfig, Source
+from aiobaseten.sources.base import Ignored, ModelConfig, Source, model_name_in
 from aiobaseten.sources.opening import SourceLike, open_source
 
-__all__ = ["Ignored", "ModelConfig", "Source", "SourceLike", "open_source"]
+__all__ = ["Ignored", "ModelConfig", "Source", "SourceLike", "model_name_in", "open_source"]

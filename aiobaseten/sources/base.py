@@ -6,11 +6,17 @@ import abc
 import logging
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import attrs
 
 logger = logging.getLogger("aiobaseten")
+
+
+def model_name_in(config: object) -> str | None:
+    """The name that a parsed ``config.yaml`` gives its model; None where it gives none that can be one."""
+    name = cast("Mapping[str, Any]", config).get("model_name") if isinstance(config, Mapping) else None
+    return name if isinstance(name, str) and name.strip() else None
 
 
 @attrs.frozen(kw_only=True)
@@ -26,8 +32,7 @@ class ModelConfig:
 
     @property
     def model_name(self) -> str | None:
-        name = self.config.get("model_name")
-        return name if isinstance(name, str) and name.strip() else None
+        return model_name_in(self.config)
 
 
 @attrs.frozen(kw_only=True)
