@@ -42,7 +42,7 @@ from aiobaseten.models import (
 from aiobaseten.options import Options, RetryOptions, TimeoutOptions, TransferOptions
 from aiobaseten.push import CheckResult, Push, PushResult
 from aiobaseten.sources import Ignored
-from aiobaseten.upload import UploadReceipt
+from aiobaseten.upload import UploadReceipt, UploadRehearsal
 
 __version__ = version("aiobaseten")
 
@@ -89,6 +89,7 @@ __all__ = [
     "UploadDenied",
     "UploadError",
     "UploadReceipt",
+    "UploadRehearsal",
     "UploadTarget",
     "__version__",
 ]

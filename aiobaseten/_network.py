@@ -17,15 +17,33 @@ from yarl import URL
 from aiobaseten.errors import ConfigurationError, TransportError
 
 
-def tls_context(ca_bundle: Path | None) -> ssl.SSLContext:
+def tls_context(ca_bundle: Path | None, client_cert: Path | None) -> ssl.SSLContext:
     """A context that verifies certificates and host names, against `ca_bundle` or else the system's authorities.
 
-    :raises ConfigurationError: if `ca_bundle` cannot be read or holds no certificate
+    :raises ConfigurationError: if one of the files cannot be read or does not hold what it should
     """
     try:
-        return ssl.create_default_context(cafile=ca_bundle)
+        context = ssl.create_default_context(cafile=ca_bundle)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"Options.ca_bundle: {ca_bundle} is not a readable PEM file of certificates: {error}") from error
+    if client_cert is not None:
+        try:
+            context.load_cert_chain(client_cert, password="")
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"Options.client_cert: {client_cert} is not a readable PEM file of a certificate and its unencrypted key: {error}"
+            ) from error
+    return context
+
+
+def untrusted(host: str | None, error: object) -> TransportError:
+    """What to raise where a server's certificate does not prove that it is the host."""
+    refused = TransportError(
+        f"the certificate of {host} is not trusted: {error}; set Options.ca_bundle if it is signed by an authority of your own",
+        request_sent=False,
+    )
+    refused.retryable = False
+    return refused
 
 
 def is_loopback(host: str | None) -> bool:
@@ -88,13 +106,7 @@ def transport_error(error: BaseException, url: str) -> TransportError:
     host = URL(url).host
     match error:
         case aiohttp.ClientConnectorCertificateError():
-            refused = TransportError(
-                f"the certificate of {host} is not trusted: {error.certificate_error};"
-                " set Options.ca_bundle if it is signed by an authority of your own",
-                request_sent=False,
-            )
-            refused.retryable = False
-            return refused
+            return untrusted(host, str(error.certificate_error))
         case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
             return TransportError(f"the proxy for {host} does not let the connection through: {_cause(error)}", request_sent=False)
         case aiohttp.ClientConnectorDNSError():

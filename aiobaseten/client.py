@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -26,11 +27,11 @@ from aiobaseten.models import (
     Team,
     UploadTarget,
 )
-from aiobaseten.options import Options
+from aiobaseten.options import Options, is_finite_number
 from aiobaseten.push import CheckResult, Push, Pusher, PushResult
 from aiobaseten.retry import Clock
 from aiobaseten.sources import SourceLike, open_source
-from aiobaseten.upload import S3, IoThread, UploadEngine, UploadReceipt
+from aiobaseten.upload import S3, Transport, UploadEngine, UploadReceipt, UploadRehearsal
 from aiobaseten.wait import wait_until_active
 
 DEFAULT_BASE_URL = "https://api.baseten.co"
@@ -77,7 +78,7 @@ class Client:
         return f"<Client {self._base_url}>"
 
     async def __aenter__(self) -> Self:
-        """Open the client. Connections and the thread for uploads come with the first call that needs them.
+        """Open the client. Connections come with the first call that needs them.
 
         :raises ConfigurationError: if it was opened before, or `Options.ca_bundle` cannot be used
         """
@@ -93,9 +94,9 @@ class Client:
                 clock=self._clock,
             )
         )
-        io_thread = IoThread("aiobaseten-io")
-        self._closing.push_async_callback(io_thread.aclose)
-        s3 = S3(self._s3_endpoint_url, self._options, io_thread)
+        transport = Transport(self._options)
+        self._closing.push_async_callback(transport.aclose)
+        s3 = S3(self._s3_endpoint_url, self._options, transport)
         api = Endpoints(control_plane)
         engine = UploadEngine(s3, self._options, self._clock)
         pusher = Pusher(api, engine, self._options, self._clock, self._emit)
@@ -108,7 +109,7 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections and end the thread. A call that is still under way ends with an error."""
+        """Close all connections. A call that is still under way ends with an error."""
         self._planes = None
         with anyio.CancelScope(shield=True):
             await self._closing.aclose()
@@ -145,12 +146,30 @@ class Client:
         :raises TransportError: if the store cannot be reached
         """
         engine = self._open_planes().engine
-        if target is None:
-            raise InvalidPush("target is None: prepare said that this model needs no upload")
-        if not isinstance(target, UploadTarget):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without type checks
-            raise InvalidPush(f"target must be an UploadTarget, such as response.target, not a {type(target).__name__}")
+        target = _as_target(target)
         async with await open_source(source) as opened:
             return await engine.upload(target, opened, emit=self._emit)
+
+    async def rehearse_upload(
+        self, target: UploadTarget | None, source: SourceLike, *, max_duration_s: float | None = None
+    ) -> UploadRehearsal:
+        """Upload an archive's parts, then give the upload up: shows how fast uploads are, and leaves nothing at the store.
+
+        :param target: `PrepareModelUploadResponse.target`
+        :param source: a model directory, an archive file, bytes, or an async iterator of bytes
+        :param max_duration_s: after so many seconds no further part is begun; those under way are waited for
+        :raises ConfigurationError: if `max_duration_s` is not a finite number of at least 0
+        :raises InvalidPush: if there is no target, or the source cannot be used
+        :raises UploadError: if the object store does not take a part, or keeps the parts
+        :raises TransportError: if the store cannot be reached
+        """
+        engine = self._open_planes().engine
+        target = _as_target(target)
+        if max_duration_s is not None and not (is_finite_number(max_duration_s) and max_duration_s >= 0):
+            raise ConfigurationError(f"max_duration_s must be a finite number of at least 0, not {max_duration_s!r}")
+        bound_s = math.inf if max_duration_s is None else max_duration_s
+        async with await open_source(source) as opened:
+            return await engine.rehearse(target, opened, max_duration_s=bound_s, emit=self._emit)
 
     async def wait_until_active(self, model_id: str, deployment_id: str, *, timeout_s: float = 1800.0) -> Deployment:
         """Wait until a deployment is up: ``ACTIVE``, or ``SCALED_TO_ZERO``.
@@ -226,6 +245,14 @@ class _Planes:
     api: Endpoints
     engine: UploadEngine
     pusher: Pusher
+
+
+def _as_target(target: UploadTarget | None) -> UploadTarget:
+    if target is None:
+        raise InvalidPush("target is None: prepare said that this model needs no upload")
+    if not isinstance(target, UploadTarget):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without type checks
+        raise InvalidPush(f"target must be an UploadTarget, such as response.target, not a {type(target).__name__}")
+    return target
 
 
 def _as_push(push: Push | str | os.PathLike[str]) -> Push:

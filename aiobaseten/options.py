@@ -80,13 +80,22 @@ def _or_none(check: Validator) -> Validator:
     return check_unless_none
 
 
-def _path_or_none(value: str | os.PathLike[str] | None) -> Path | None:
-    if value is None:
-        return None
+PathLike = str | os.PathLike[str]
+
+
+def _path_or_none(name: str, value: PathLike | None) -> Path | None:
     try:
-        return Path(value)
+        return None if value is None else Path(value)
     except TypeError as error:
-        raise ConfigurationError(f"Options.ca_bundle must be a path, not {value!r}") from error
+        raise ConfigurationError(f"Options.{name} must be a path, not {value!r}") from error
+
+
+def _ca_bundle_path(value: PathLike | None) -> Path | None:
+    return _path_or_none("ca_bundle", value)
+
+
+def _client_cert_path(value: PathLike | None) -> Path | None:
+    return _path_or_none("client_cert", value)
 
 
 @attrs.frozen(kw_only=True)
@@ -156,6 +165,7 @@ class Options:
     :param requests_per_s: the most calls per second and endpoint to the control plane, as a token bucket whose burst is one
         second's worth; Baseten's documented limit is 100. None: unlimited
     :param ca_bundle: a PEM file of certificate authorities to trust, for both planes, in place of the system's
+    :param client_cert: a PEM file of a certificate and its unencrypted key, for both planes, where a gateway asks for one
     :param tag_pushes: put the label ``aiobaseten-push-id`` on each deployment, by which a commit whose answer was lost is found
         again
     """
@@ -164,5 +174,6 @@ class Options:
     retry: RetryOptions = attrs.field(factory=RetryOptions, validator=_instance_of(RetryOptions))
     timeouts: TimeoutOptions = attrs.field(factory=TimeoutOptions, validator=_instance_of(TimeoutOptions))
     requests_per_s: float | None = attrs.field(default=100.0, validator=_or_none(_number(above=0)))
-    ca_bundle: Path | None = attrs.field(default=None, converter=_path_or_none)
+    ca_bundle: Path | None = attrs.field(default=None, converter=_ca_bundle_path)
+    client_cert: Path | None = attrs.field(default=None, converter=_client_cert_path)
     tag_pushes: bool = attrs.field(default=True, validator=_instance_of(bool))

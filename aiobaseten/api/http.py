@@ -122,7 +122,7 @@ class ControlPlane:
             raise ConfigurationError("the control plane is open already")
         timeouts = self.options.timeouts
         self._proxy = _network.proxy_for(self.base_url)
-        tls = await anyio.to_thread.run_sync(_network.tls_context, self.options.ca_bundle)
+        tls = await anyio.to_thread.run_sync(_network.tls_context, self.options.ca_bundle, self.options.client_cert)
         self._slots = anyio.Semaphore(MAX_CONNECTIONS, fast_acquire=True)
         self._loop = asyncio.get_running_loop()
         self._session = aiohttp.ClientSession(

@@ -14,11 +14,11 @@ import zlib
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from aiobaseten._threads import Check
 from aiobaseten.errors import ArchiveError
 from aiobaseten.options import GiB, KiB, MiB
 from aiobaseten.sources.base import ModelConfig
 from aiobaseten.sources.config import CONFIG_NAME, EXTERNAL_PACKAGE_DIRS, MAX_CONFIG_BYTES, parse_config
-from aiobaseten.sources.threads import Check
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

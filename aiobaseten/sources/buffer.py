@@ -6,11 +6,11 @@ from typing import Any, cast
 
 from awscrt import checksums  # type: ignore[import-untyped]
 
+from aiobaseten._threads import Check, run_to_end
 from aiobaseten.errors import ArchiveError
 from aiobaseten.options import MiB
 from aiobaseten.sources.archive_config import read_archive_config
 from aiobaseten.sources.base import ModelConfig, Source
-from aiobaseten.sources.threads import Check, run_to_end
 
 SLICE_BYTES = MiB
 """Copied at once. Between two slices the event loop can have its turn, and a cancelled caller is noticed."""

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from aiobaseten._threads import Check, run_to_end
 from aiobaseten.errors import ArchiveError, SourceChanged
 from aiobaseten.sources.base import Ignored, ModelConfig, Source
 from aiobaseten.sources.config import CONFIG_NAME, EXTERNAL_PACKAGE_DIRS, MAX_CONFIG_BYTES, ConfigFile, is_file_name, parse_config
@@ -22,7 +23,6 @@ from aiobaseten.sources.files import Stamp, kind_of, opened, read_small_file, re
 from aiobaseten.sources.ignore import DEFAULTS, IGNORE_FILE_NAME, MAX_IGNORE_FILE_BYTES, IgnoreRules, parse_rules
 from aiobaseten.sources.layout import Entry, FileEntry, TarLayout, TextEntry, directories_of, sort_key
 from aiobaseten.sources.links import LinkKeeper
-from aiobaseten.sources.threads import Check, run_to_end
 from aiobaseten.sources.walk import Root, Walk
 
 BUNDLED_PACKAGES_DIR = "bundled_packages_dir"

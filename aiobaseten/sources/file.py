@@ -6,11 +6,11 @@ import hashlib
 import os
 import stat
 
+from aiobaseten._threads import Check, run_to_end
 from aiobaseten.errors import ArchiveError
 from aiobaseten.sources.archive_config import read_archive_config
 from aiobaseten.sources.base import ModelConfig, Source
 from aiobaseten.sources.files import Stamp, kind_of, open_descriptor, read_unchanged
-from aiobaseten.sources.threads import Check, run_to_end
 
 
 class FileSource(Source):

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 import attrs
 
+from aiobaseten._threads import Check
 from aiobaseten.errors import ArchiveError, SourceChanged
 from aiobaseten.options import MiB
-from aiobaseten.sources.threads import Check
 
 SLICE_BYTES = 8 * MiB
 """Read at once. Between two slices a cancelled caller is noticed."""

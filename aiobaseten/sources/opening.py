@@ -7,6 +7,7 @@ import stat
 from collections.abc import AsyncIterable
 from typing import get_args
 
+from aiobaseten._threads import Check, run_to_end
 from aiobaseten.errors import ArchiveError, InvalidPush, Problem
 from aiobaseten.sources.base import Source
 from aiobaseten.sources.buffer import bytes_view, open_buffer
@@ -14,7 +15,6 @@ from aiobaseten.sources.directory import Symlinks, open_directory
 from aiobaseten.sources.file import FileSource, open_file
 from aiobaseten.sources.files import kind_of, printable
 from aiobaseten.sources.stream import StreamSource
-from aiobaseten.sources.threads import Check, run_to_end
 
 SourceLike = str | os.PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
 _WANTED = "must be the path of a model directory or an archive file, bytes, or an async iterator of bytes"

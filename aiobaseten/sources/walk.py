@@ -14,12 +14,12 @@ from pathlib import Path
 
 import attrs
 
+from aiobaseten._threads import Check
 from aiobaseten.errors import ArchiveError, Problem, SourceChanged
 from aiobaseten.sources.base import Ignored
 from aiobaseten.sources.files import Stamp, kind_of, opened, printable, unreadable
 from aiobaseten.sources.ignore import DEFAULTS, IgnoreRules
 from aiobaseten.sources.layout import FileEntry, directories_of
-from aiobaseten.sources.threads import Check
 
 MAX_ENTRIES = 1_000_000
 MAX_COUNTED = 100_000

@@ -1,7 +1,7 @@
 """The data plane: an archive goes to the object store, in parallel parts where it is large."""
 
-from aiobaseten.upload.engine import UploadEngine, UploadReceipt
-from aiobaseten.upload.io_thread import IoThread
+from aiobaseten.upload.engine import UploadEngine, UploadReceipt, UploadRehearsal
 from aiobaseten.upload.s3 import S3
+from aiobaseten.upload.transport import Transport
 
-__all__ = ["S3", "IoThread", "UploadEngine", "UploadReceipt"]
+__all__ = ["S3", "Transport", "UploadEngine", "UploadReceipt", "UploadRehearsal"]

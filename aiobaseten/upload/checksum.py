@@ -59,3 +59,7 @@ class Checksums:
     def parameters(self) -> dict[str, str]:
         """What to send along, so that the store verifies it."""
         return {} if self.algorithm is None or self.encoded is None else {self.algorithm.parameter: self.encoded}
+
+    def headers(self) -> dict[str, str]:
+        """As `parameters`, in the words of HTTP."""
+        return {f"x-amz-checksum-{name.removeprefix('Checksum').lower()}": value for name, value in self.parameters().items()}

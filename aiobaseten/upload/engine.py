@@ -8,7 +8,8 @@ workers, and the upload goes on, or starts over where the renewed credentials ar
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -35,7 +36,8 @@ from aiobaseten.upload.checksum import Checksums, algorithm_for
 from aiobaseten.upload.crew import Work, crew
 from aiobaseten.upload.plan import MAX_PARTS, check_size, plan_upload
 from aiobaseten.upload.reader import FilledPart, PartReader
-from aiobaseten.upload.s3 import S3, PutPart, StoredObject
+from aiobaseten.upload.s3 import S3
+from aiobaseten.upload.s3_answers import PutPart, StoredObject
 
 T = TypeVar("T")
 
@@ -65,6 +67,24 @@ class UploadReceipt:
     checksum: str | None
     checksum_algorithm: str | None
     verified: bool
+
+
+@attrs.frozen(kw_only=True)
+class UploadRehearsal:
+    """An upload whose parts the store took, and that was then given up.
+
+    :param size_bytes: what the store took
+    :param parts: how many requests carried it
+    :param duration_s: from the request that began the upload to the last part's answer
+    """
+
+    size_bytes: int
+    parts: int
+    duration_s: float
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.size_bytes / self.duration_s
 
 
 class UploadEngine:
@@ -99,6 +119,14 @@ class UploadEngine:
                 restarts_left -= 1
                 emit(UploadRestarted(push_id=push_id, key=change.target.key))
                 upload = _Upload(self, change.target, source, emit, push_id, renew, renewed=True)
+
+    async def rehearse(self, target: UploadTarget, source: Source, *, max_duration_s: float, emit: Emitter) -> UploadRehearsal:
+        """Upload a source's parts, and give the upload up where `upload` would complete it.
+
+        :param max_duration_s: after which no further part is begun
+        :raises UploadError: as `upload`, and where the parts could not be removed again
+        """
+        return await _Upload(self, target, source, emit, "", None).rehearse(max_duration_s)
 
 
 class _KeyChanged(Exception):
@@ -136,29 +164,17 @@ class _Upload:
         self._gives_up_at: float | None = None
         self._upload_id: str | None = None
         self._put: list[PutPart] = []
+        self._is_rehearsal = False
+        self._time_is_up: Callable[[], bool] = lambda: False
         self._whole: StoredObject | None = None
         self._algorithm = algorithm_for(engine.options.transfer.checksum)
         self._plan = plan_upload(source.size_bytes, engine.options.transfer)
         self._reader = PartReader(source, self._plan, self._algorithm, engine.budget)
 
     async def run(self) -> UploadReceipt:
-        self._emit(
-            UploadStarted(
-                push_id=self._push_id,
-                key=self._target.key,
-                size_bytes=self._plan.size_bytes,
-                part_size_bytes=self._plan.part_size_bytes if self._plan.multipart else None,
-                parts=self._plan.part_count,
-            )
-        )
-        try:
+        async with self._aborted_on_failure():
             await self._send_all()
             stored = self._whole or await self._complete()
-        except BaseException as error:
-            await self._abort(error)
-            raise
-        finally:
-            self._reader.release_all()
         receipt = UploadReceipt(
             bucket=self._target.bucket,
             key=self._target.key,
@@ -179,6 +195,41 @@ class _Upload:
             )
         )
         return receipt
+
+    async def rehearse(self, max_duration_s: float) -> UploadRehearsal:
+        clock = self._engine.clock
+        started_s = clock.monotonic()
+        self._is_rehearsal = True
+        self._time_is_up = lambda: clock.monotonic() - started_s >= max_duration_s
+        async with self._aborted_on_failure():
+            await self._send_all()
+            duration_s = clock.monotonic() - started_s
+        problem = await self._abort()
+        if problem is not None:
+            raise UploadError(f"all went well, but the parts are still there: {problem}", operation="AbortMultipartUpload")
+        return UploadRehearsal(size_bytes=self._size_bytes, parts=len(self._put), duration_s=duration_s)
+
+    @asynccontextmanager
+    async def _aborted_on_failure(self) -> AsyncGenerator[None]:
+        """Around all of an upload. Nothing of it is left when the block fails."""
+        self._emit(
+            UploadStarted(
+                push_id=self._push_id,
+                key=self._target.key,
+                size_bytes=self._plan.size_bytes,
+                part_size_bytes=self._plan.part_size_bytes if self._plan.multipart else None,
+                parts=self._plan.part_count,
+            )
+        )
+        try:
+            yield
+        except BaseException as error:
+            problem = await self._abort()
+            if problem is not None:
+                error.add_note(problem)
+            raise
+        finally:
+            self._reader.release_all()
 
     @property
     def _size_bytes(self) -> int:
@@ -204,7 +255,8 @@ class _Upload:
         first = await self._reader.read_next()
         check_size(len(first.content) if first else 0)
         assert first is not None
-        if self._reader.ended and len(first.content) < self._engine.options.transfer.multipart_threshold_bytes:
+        small = len(first.content) < self._engine.options.transfer.multipart_threshold_bytes
+        if self._reader.ended and small and not self._is_rehearsal:
             await self._send_whole(first)
             return
         await self._call("CreateMultipartUpload", self._create)
@@ -218,31 +270,27 @@ class _Upload:
             await self._hand_out_remaining(start)
 
     async def _send_remaining(self) -> None:
-        while (part := await self._reader.read_next()) is not None:
+        while not self._time_is_up() and (part := await self._reader.read_next()) is not None:
             await self._send_part(part)
 
     async def _hand_out_remaining(self, start: Callable[[Work], None]) -> None:
         """Read in this one task: an async iterator may hold a cancel scope or a task group open, which belong to one task."""
-        while (part := await self._reader.read_next()) is not None:
+        while not self._time_is_up() and (part := await self._reader.read_next()) is not None:
             start(partial(self._send_part, part))
 
     async def _send_whole(self, part: FilledPart) -> None:
         with part:
             async with self._engine.connections:
-                self._whole = await self._call(
-                    "PutObject", lambda target: self._s3.put_object(target, part.content, part.checksums)
-                )
-            self._count(PutPart(number=1, size_bytes=len(part.content), etag=self._whole.etag, checksum=part.checksums.value))
+                self._whole = await self._call("PutObject", lambda target: self._s3.put_object(target, part))
+            checksum = part.checksums().value
+            self._count(PutPart(number=1, size_bytes=len(part.content), etag=self._whole.etag, checksum=checksum))
 
     async def _send_part(self, part: FilledPart) -> None:
         upload_id = self._upload_id
         assert upload_id is not None
         with part:
             async with self._engine.connections:
-                put = await self._call(
-                    "UploadPart",
-                    lambda target: self._s3.upload_part(target, upload_id, part.number, part.content, part.checksums),
-                )
+                put = await self._call("UploadPart", lambda target: self._s3.upload_part(target, upload_id, part))
         self._count(put)
 
     def _count(self, put: PutPart) -> None:
@@ -317,12 +365,12 @@ class _Upload:
                 raise no_such_upload from error
             raise
 
-    async def _abort(self, reason: BaseException) -> None:
-        """Clean up in what time is left for it, never in the way of the error that led here."""
+    async def _abort(self) -> str | None:
+        """Clean up in what time is left for it. Returns what went wrong, in words."""
         deadline = self._clean_up_deadline()
         upload_id = self._upload_id
         if upload_id is None:
-            return
+            return None
         outcome: dict[str, str | None] = {"error": "no answer in time"}
 
         async def abort() -> None:
@@ -331,9 +379,8 @@ class _Upload:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(abort)  # in a task of its own, which a second cancellation by asyncio itself does not reach
-        if outcome["error"] is not None:
-            reason.add_note(f"the multipart upload {upload_id} could not be aborted: {outcome['error']}")
         self._emit(UploadAborted(push_id=self._push_id, key=self._target.key, upload_id=upload_id, error=outcome["error"]))
+        return outcome["error"] and f"the multipart upload {upload_id} could not be aborted: {outcome['error']}"
 
     async def _try_to_abort(self, upload_id: str) -> str | None:
         """What went wrong, in words; None if the upload is gone."""

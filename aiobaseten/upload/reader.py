@@ -1,13 +1,9 @@
-"""Reads the parts of a plan, each into memory of the budget, with its checksum."""
+"""Reads the parts of a plan, each into memory of the budget."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
-
-import anyio
-import anyio.to_thread
-import attrs
 
 from aiobaseten.errors import SourceChanged
 from aiobaseten.sources.base import Source
@@ -16,20 +12,27 @@ from aiobaseten.upload.checksum import Algorithm, Checksums
 from aiobaseten.upload.plan import Part, UploadPlan
 
 
-@attrs.frozen(kw_only=True)
 class FilledPart:
     """A part in memory. As a context manager it gives its memory back at the end of the block."""
 
-    number: int
-    content: memoryview
-    checksums: Checksums
-    buffer: Buffer
+    def __init__(self, number: int, content: memoryview, buffer: Buffer, algorithm: Algorithm | None) -> None:
+        self.number = number
+        self.content = content
+        self._buffer = buffer
+        self._algorithm = algorithm
+        self._checksums: Checksums | None = None
+
+    def checksums(self) -> Checksums:
+        """The part's checksum. The first call takes it, and belongs into a worker thread, just before the bytes are sent."""
+        if self._checksums is None:
+            self._checksums = Checksums(self._algorithm, self._algorithm.compute(self.content) if self._algorithm else None)
+        return self._checksums
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.buffer.release()
+        self._buffer.release()
 
 
 class PartReader:
@@ -68,8 +71,7 @@ class PartReader:
             return None
         self.parts_read += 1
         content = buffer.content[:size_bytes]
-        value = await anyio.to_thread.run_sync(self._algorithm.compute, content) if self._algorithm else None
-        return FilledPart(number=part.number, content=content, checksums=Checksums(self._algorithm, value), buffer=buffer)
+        return FilledPart(part.number, content, buffer, self._algorithm)
 
     def release_all(self) -> None:
         """Give back the memory of parts that nobody came to send. Nothing may be reading or sending any more."""

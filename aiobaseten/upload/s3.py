@@ -1,121 +1,75 @@
 """The S3 calls an upload makes, each as one try, with their answers checked and their failures told in this library's errors.
 
-One client serves all pushes of a region and endpoint: making one costs far more CPU than a small upload. Credentials belong to
-a call, not to the client: each call signs with those in its context. Everything runs on the `IoThread`, the making of clients
-too, since botocore reads its models from disk then.
+aioboto3 makes the calls, all but those that carry bytes: PutObject and UploadPart. What it repeats for each call (endpoint rules,
+validation, serialising) costs as much as a small archive's whole upload, and needs the caller's event loop. Those two are
+built here once, signed by botocore's signer and sent from one worker thread, together with their checksum.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from contextvars import ContextVar
-from typing import Any, Literal, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-import aioboto3
-import attrs
-from aiobotocore.config import AioConfig
-from aiobotocore.credentials import AioCredentialResolver, AioCredentials
-from aiobotocore.session import AioSession
-from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider
-from botocore.credentials import CredentialProvider, ReadOnlyCredentials
+import anyio.to_thread
+from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
+from botocore.awsrequest import AWSRequest, HeadersDict
+from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.loaders import Loader
+from botocore.parsers import create_parser
+from botocore.utils import percent_encode
 
-from aiobaseten.errors import CredentialsExpired, IntegrityError, UploadDenied, UploadError
-from aiobaseten.models import AWSCredentials, UploadTarget
+from aiobaseten.errors import IntegrityError, UploadError
+from aiobaseten.models import UploadTarget
 from aiobaseten.options import Options
 from aiobaseten.upload.checksum import Algorithm, Checksums
-from aiobaseten.upload.io_thread import IoThread
-from aiobaseten.upload.transport import PartBody, S3Session
-
-T = TypeVar("T")
+from aiobaseten.upload.flight import Flight
+from aiobaseten.upload.reader import FilledPart
+from aiobaseten.upload.s3_answers import PutPart, StoredObject, required, stored_object, upload_error, verify
+from aiobaseten.upload.s3_client import bucket_url, call_credentials, make_client
+from aiobaseten.upload.transport import Request, Transport, refuse_redirect
 
 REGION = re.compile(r"[a-zA-Z0-9-]+")
 
-EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
-DENIED_CODES = frozenset(
-    {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "403", "401"}
-)
-DAMAGED_CODES = frozenset(
-    {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "ContentSHA256Mismatch"}
-)
-PASSING_CODES = frozenset(
-    {
-        "InternalError",
-        "OperationAborted",
-        "RequestTimeout",
-        "ServiceUnavailable",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequests",
-    }
-)
-HINTS = {
-    "RequestTimeTooSkewed": "the clock of this machine is off",
-    "NoSuchBucket": "the bucket does not exist at this endpoint",
-    "AuthorizationHeaderMalformed": "the bucket is in another region than prepare said",
-    "EntityTooLarge": "the store takes no object or part of this size",
-    "NotImplemented": "the store does not know something that was asked of it; TransferOptions(checksum=None) asks for less",
-    "NoSuchUpload": "the multipart upload does not exist any more",
-}
-
-_call_credentials: ContextVar[AWSCredentials] = ContextVar("aiobaseten_call_credentials")
-
-
-@attrs.frozen(kw_only=True)
-class PutPart:
-    """A part that the store has taken."""
-
-    number: int
-    size_bytes: int
-    etag: str | None
-    checksum: int | None
-
-
-@attrs.frozen(kw_only=True)
-class StoredObject:
-    """What the store says of the finished object. `checksum` is None where it said nothing of one."""
-
-    etag: str | None
-    checksum: str | None
-
 
 class S3:
-    """The object store, for all uploads of a client. Its connections are closed with the thread they run on."""
+    """The object store, for all uploads of a client."""
 
-    def __init__(self, endpoint_url: str | None, options: Options, io_thread: IoThread) -> None:
+    def __init__(self, endpoint_url: str | None, options: Options, transport: Transport) -> None:
         self._endpoint_url = endpoint_url
         self._options = options
-        self._io = io_thread
+        self._transport = transport
         self._clients: dict[str, Any] = {}
+        self._bucket_urls: dict[tuple[str, str], str] = {}
         self._opening = asyncio.Lock()
-        self._open_clients = AsyncExitStack()
-        io_thread.at_end(self._open_clients.aclose)
 
-    async def put_object(self, target: UploadTarget, body: memoryview, sums: Checksums) -> StoredObject:
-        """Store a whole archive in one request."""
-        answer = await self._call(target, "PutObject", Body=PartBody(body), **sums.parameters())
-        return _stored(answer, "PutObject", sums)
+    async def put_object(self, target: UploadTarget, part: FilledPart, *, ask_first: bool = False) -> StoredObject:
+        """Store a whole archive in one request.
+
+        :param ask_first: wait for the store's word before the bytes are sent
+        """
+        answer = await self._put(target, part, "PutObject", "", ask_first=ask_first)
+        return stored_object(answer, "PutObject", part.checksums())
+
+    async def upload_part(self, target: UploadTarget, upload_id: str, part: FilledPart, *, ask_first: bool = False) -> PutPart:
+        """Store one part. Its memory is not read any more once this has returned or raised.
+
+        :param ask_first: wait for the store's word before the bytes are sent
+        """
+        query = f"?partNumber={part.number}&uploadId={percent_encode(upload_id, safe='-_.~')}"
+        answer = await self._put(target, part, "UploadPart", query, ask_first=ask_first)
+        sums = part.checksums()
+        verify(sums, answer, "UploadPart")
+        etag = required(answer, "ETag", "UploadPart")
+        return PutPart(number=part.number, size_bytes=len(part.content), etag=etag, checksum=sums.value)
 
     async def create(self, target: UploadTarget, algorithm: Algorithm | None) -> str:
         """Begin a multipart upload and return its upload id."""
         declared = {} if algorithm is None else {"ChecksumAlgorithm": algorithm.name, "ChecksumType": "FULL_OBJECT"}
         answer = await self._call(target, "CreateMultipartUpload", **declared)
-        return _required(answer, "UploadId", "CreateMultipartUpload")
-
-    async def upload_part(self, target: UploadTarget, upload_id: str, number: int, body: memoryview, sums: Checksums) -> PutPart:
-        """Store one part. `body` is not read any more once this has returned or raised."""
-        answer = await self._call(
-            target, "UploadPart", UploadId=upload_id, PartNumber=number, Body=PartBody(body), **sums.parameters()
-        )
-        _verify(sums, answer, "UploadPart")
-        etag = _required(answer, "ETag", "UploadPart")
-        return PutPart(number=number, size_bytes=len(body), etag=etag, checksum=sums.value)
+        return required(answer, "UploadId", "CreateMultipartUpload")
 
     async def complete(self, target: UploadTarget, upload_id: str, parts: list[PutPart], sums: Checksums) -> StoredObject:
         """Make the object from its parts."""
@@ -134,7 +88,7 @@ class S3:
             **declared,
             **sums.parameters(),
         )
-        return _stored(answer, "CompleteMultipartUpload", sums)
+        return stored_object(answer, "CompleteMultipartUpload", sums)
 
     async def abort(self, target: UploadTarget, upload_id: str) -> None:
         """Give a multipart upload up, so that its parts are not kept and billed."""
@@ -150,145 +104,94 @@ class S3:
             raise IntegrityError(
                 f"the object holds {answer.get('ContentLength')} bytes instead of {size_bytes}", operation="HeadObject"
             )
-        return _stored(answer, "HeadObject", sums)
+        return stored_object(answer, "HeadObject", sums)
 
     async def _call(self, target: UploadTarget, operation: str, **parameters: Any) -> dict[str, Any]:
-        async def on_io_thread() -> dict[str, Any]:
-            _call_credentials.set(target.credentials)
-            try:
-                client = await self._client(target.region)
-                method: Callable[..., Awaitable[dict[str, Any]]] = getattr(client, _METHODS[operation])
-                return await method(Bucket=target.bucket, Key=target.key, **parameters)
-            except ClientError as error:
-                raise _upload_error(error, operation) from error
-            except (BotoCoreError, ValueError) as error:  # a region or endpoint that cannot be, for instance
-                raise UploadError(str(error), operation=operation) from error
-            except UploadError as error:
-                error.operation = operation
-                raise
+        call_credentials.set(target.credentials)
+        try:
+            client = await self._client(target.region)
+            method: Callable[..., Awaitable[dict[str, Any]]] = getattr(client, _METHODS[operation])
+            return await method(Bucket=target.bucket, Key=target.key, **parameters)
+        except ClientError as error:
+            raise upload_error(error.response, operation) from error
+        except (BotoCoreError, ValueError) as error:  # a region or endpoint that cannot be, for instance
+            raise UploadError(str(error), operation=operation) from error
+        except UploadError as error:
+            error.operation = operation
+            raise
 
-        return await self._io.run(on_io_thread)
+    async def _put(self, target: UploadTarget, part: FilledPart, operation: str, query: str, *, ask_first: bool) -> dict[str, Any]:
+        try:
+            client = await self._client(target.region)
+            url = await self._object_url(client, target) + query
+        except (BotoCoreError, ValueError) as error:
+            raise UploadError(str(error), operation=operation) from error
+        shape = client.meta.service_model.operation_model(operation).output_shape
+
+        def put(flight: Flight) -> dict[str, Any]:
+            request = Request(
+                method="PUT",
+                url=url,
+                headers=_signed_headers(url, part, target),
+                body=part.content,
+                read_timeout_s=self._options.timeouts.read_s,
+                ask_first=ask_first,
+            )
+            answer = self._transport.exchange(flight, request)
+            refuse_redirect(answer)
+            raw = {"status_code": answer.status, "headers": HeadersDict(answer.headers), "body": answer.content}
+            parsed: dict[str, Any] = create_parser("rest-xml").parse(raw, shape)
+            return parsed
+
+        try:
+            answer = await self._transport.run(put)
+        except UploadError as error:
+            error.operation = operation
+            raise
+        if answer["ResponseMetadata"]["HTTPStatusCode"] >= 300:
+            raise upload_error(answer, operation)
+        return answer
 
     async def _client(self, region: str) -> Any:
         if not REGION.fullmatch(region):
             raise UploadError(f"{region!r} cannot be a region, such as us-west-2")
         async with self._opening:
             if region not in self._clients:
-                client = await self._open_clients.enter_async_context(_make_client(region, self._endpoint_url, self._options))
-                client.meta.events.register_last("before-parameter-build.s3", _stay_in_region)
-                self._clients[region] = client
+
+                def make() -> Any:
+                    return asyncio.run(make_client(region, self._endpoint_url, self._options, self._transport))
+
+                self._clients[region] = await anyio.to_thread.run_sync(make)
             return self._clients[region]
+
+    async def _object_url(self, client: Any, target: UploadTarget) -> str:
+        place = (target.region, target.bucket)
+        async with self._opening:
+            if place not in self._bucket_urls:
+                call_credentials.set(target.credentials)
+                self._bucket_urls[place] = await bucket_url(client, target.bucket)
+        return f"{self._bucket_urls[place]}{percent_encode(target.key, safe='/~')}"
 
 
 _METHODS = {
-    "PutObject": "put_object",
     "CreateMultipartUpload": "create_multipart_upload",
-    "UploadPart": "upload_part",
     "CompleteMultipartUpload": "complete_multipart_upload",
     "AbortMultipartUpload": "abort_multipart_upload",
     "HeadObject": "head_object",
 }
 
 
-def _stored(answer: dict[str, Any], operation: str, sums: Checksums) -> StoredObject:
-    etag = _required(answer, "ETag", operation)
-    return StoredObject(etag=etag, checksum=_verify(sums, answer, operation))
+class _Signer(S3SigV4Auth):
+    """Takes the body's digest as it was made: botocore knows no memoryviews."""
+
+    def payload(self, request: AWSRequest) -> str:
+        return str(request.context["content_sha256"])
 
 
-def _verify(sums: Checksums, answer: dict[str, Any], operation: str) -> str | None:
-    """The store's own checksum, if it gave one and it is the same as ours."""
-    theirs: str | None = None if sums.algorithm is None else answer.get(sums.algorithm.parameter)
-    if sums.algorithm is not None and theirs is not None and theirs != sums.encoded:
-        raise IntegrityError(
-            f"the store computed the {sums.algorithm.name} {theirs}, and {sums.encoded} was sent", operation=operation
-        )
-    return theirs
-
-
-def _required(answer: dict[str, Any], field: Literal["ETag", "UploadId"], operation: str) -> str:
-    value = answer.get(field)
-    if not value:
-        raise UploadError(f"the store's answer has no {field}", operation=operation, status=200, retryable=True)
-    return str(value)
-
-
-def _upload_error(error: ClientError, operation: str) -> UploadError:
-    details: Mapping[str, Any] = error.response.get("Error", {})
-    metadata: Mapping[str, Any] = error.response.get("ResponseMetadata", {})
-    code = str(details.get("Code", ""))
-    status = metadata.get("HTTPStatusCode")
-    message = str(details.get("Message") or "no message")[:500]
-    if code in HINTS:
-        message = f"{HINTS[code]}: {message}"
-    context: dict[str, Any] = {
-        "operation": operation,
-        "code": code or None,
-        "status": status,
-        "request_id": metadata.get("RequestId"),
-    }
-    if code in EXPIRED_CODES:
-        return CredentialsExpired(message, **context)
-    if code in DENIED_CODES:
-        return UploadDenied(message, **context)
-    if code in DAMAGED_CODES:
-        return IntegrityError(message, retryable=operation in ("PutObject", "UploadPart"), **context)
-    passing = code in PASSING_CODES or status == 429 or (isinstance(status, int) and status >= 500 and status != 501)
-    return UploadError(message, retryable=passing, **context)
-
-
-class _CallCredentials(AioCredentials):
-    """Stands in the shared client for the credentials of whichever call is being signed."""
-
-    def __init__(self) -> None:
-        super().__init__("per-call", "per-call")
-
-    async def get_frozen_credentials(self) -> ReadOnlyCredentials:  # type: ignore[override]  # aiobotocore awaits what botocore calls
-        current = _call_credentials.get()
-        return ReadOnlyCredentials(current.aws_access_key_id, current.aws_secret_access_key, current.aws_session_token)
-
-
-class _CallCredentialsProvider(CredentialProvider):
-    METHOD = "aiobaseten"
-    CANONICAL_NAME = "aiobaseten"
-
-    async def load(self) -> AioCredentials:
-        return _CallCredentials()
-
-
-def _make_client(region: str, endpoint_url: str | None, options: Options) -> Any:
-    session = AioSession()
-    _ignore_user_settings(session)
-    builtin_models = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
-    session.register_component("data_loader", builtin_models)  # the default one looks into ~/.aws/models first
-    session.register_component("credential_provider", AioCredentialResolver([_CallCredentialsProvider()]))
-    timeouts = options.timeouts
-    plain_http = endpoint_url is not None and endpoint_url.startswith("http:")
-    config = AioConfig(
-        http_session_cls=S3Session.for_options(options),
-        connect_timeout=timeouts.connect_s,
-        read_timeout=timeouts.read_s,
-        retries={"mode": "standard", "total_max_attempts": 1},
-        signature_version="s3v4",
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        ignore_configured_endpoint_urls=True,
-        s3={"payload_signing_enabled": plain_http, "us_east_1_regional_endpoint": "regional"},
-    )
-    aws: Any = aioboto3.Session(botocore_session=session)  # its type is an overload of every AWS service
-    return aws.client("s3", region_name=region, endpoint_url=endpoint_url, verify=True, config=config)
-
-
-def _stay_in_region(context: dict[str, Any], **_: Any) -> None:
-    """Tell botocore's region redirector that it has had its turn: it would take the credentials to a host of its own finding."""
-    context["s3_redirect"]["redirected"] = True
-
-
-def _ignore_user_settings(session: AioSession) -> None:
-    """Make botocore's own defaults the only settings: no environment variable and no file under ``~/.aws`` has a say."""
-    settings = session.get_component("config_store")
-    for name, (_, _, default, _) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items():
-        settings.set_config_provider(name, ConstantProvider(value=default))
-    for section in ("s3", "proxies_config"):
-        settings.set_config_provider(section, ConstantProvider(value=None))
-    for file in ("config_file", "credentials_file"):
-        settings.set_config_provider(file, ConstantProvider(value=os.devnull))
+def _signed_headers(url: str, part: FilledPart, target: UploadTarget) -> dict[str, str]:
+    credentials = target.credentials
+    request = AWSRequest(method="PUT", url=url, headers=part.checksums().headers())
+    request.context["content_sha256"] = UNSIGNED_PAYLOAD if url.startswith("https:") else hashlib.sha256(part.content).hexdigest()
+    keys = ReadOnlyCredentials(credentials.aws_access_key_id, credentials.aws_secret_access_key, credentials.aws_session_token)
+    _Signer(keys, "s3", target.region).add_auth(request)
+    return {name: str(value) for name, value in request.headers.items()}

@@ -1,103 +1,234 @@
-"""How requests of the S3 client travel: an HTTP session for aiobotocore that sends part buffers without a copy.
+"""How requests reach the object store: over urllib3, in worker threads.
 
-It differs from aiobotocore's own in what it refuses: no redirect is followed, no setting is taken from the environment but proxies,
-a stalled write times out, and when `send` is over, nothing reads from the body's buffer any more.
+A thread that blocks in a TLS write keeps nothing from the caller's event loop, and a part's buffer goes to the socket as it is. No
+redirect is followed, nothing is repeated, no setting is taken from the environment but proxies, and every single read and write has
+a time limit.
 """
 
 from __future__ import annotations
 
-import asyncio
-import io
-from collections.abc import Iterator
-from typing import Any, Self
+import math
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, TypeVar
 
-import aiohttp
+import anyio
 import attrs
+import urllib3
 from aiobotocore.awsrequest import AioAWSResponse
 from aiobotocore.httpsession import AIOHTTPSession
-from aiohttp.abc import AbstractStreamWriter
-from multidict import CIMultiDict
+from botocore.awsrequest import AWSPreparedRequest
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProxyError
 from yarl import URL
 
 from aiobaseten import _network
-from aiobaseten.errors import UploadError
+from aiobaseten._threads import Check, run_to_end
+from aiobaseten.errors import ConfigurationError, TransportError, UploadError
 from aiobaseten.options import KiB, Options
+from aiobaseten.upload.flight import POOL_CLASSES, Flight, current_flight
+
+T = TypeVar("T")
 
 SLICE_BYTES = 256 * KiB
-KEEPALIVE_S = 15.0
+MAX_IDLE_CONNECTIONS = 1024
 MAX_ANSWER_BYTES = 1024 * KiB
 
-
-class PartBody(io.RawIOBase):
-    """A part's buffer as the file that botocore wants: it refuses memoryviews."""
-
-    def __init__(self, buffer: memoryview) -> None:
-        self.buffer = buffer
-        self._position = 0
-
-    def __len__(self) -> int:
-        return len(self.buffer)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self.buffer)}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, target: Any) -> int:
-        piece = self.buffer[self._position : self._position + len(target)]
-        target[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
+CLOSED = "the Client was closed while it was in use"
 
 
-class _BufferPayload(aiohttp.Payload):
-    """Writes a buffer slice by slice, each within the time limit."""
+@attrs.frozen(kw_only=True)
+class Request:
+    """An HTTP request, signed.
 
-    _autoclose = True
+    :param read_timeout_s: how long to wait for each byte of the answer
+    :param ask_first: send the body when the store has said that it wants it (``Expect: 100-continue``)
+    """
 
-    def __init__(self, buffer: memoryview, write_timeout_s: float) -> None:
-        super().__init__(buffer, content_type="application/octet-stream")
-        self._buffer = buffer
-        self._size = len(buffer)
-        self._write_timeout_s = write_timeout_s
-        self._transport: asyncio.WriteTransport | None = None
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: memoryview | bytes
+    read_timeout_s: float
+    ask_first: bool = False
 
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return bytes(self._buffer).decode(encoding, errors)
 
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        if self._transport is not None:  # aiohttp repeats a broken PUT by itself, unseen by our retries
-            raise aiohttp.ClientConnectionError("the connection broke off")
-        self._transport = getattr(writer, "transport", None)
-        for piece in self._slices():
-            async with asyncio.timeout(self._write_timeout_s):
-                await writer.write(piece)
+@attrs.frozen(kw_only=True)
+class Answer:
+    """An HTTP answer, read. `headers` have lower-case names."""
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:  # noqa: ARG002 - it is ours
-        await self.write(writer)
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
 
-    def let_go(self) -> None:
-        """Drop the connection if it still holds slices of the buffer: it must not send them once the buffer has another use."""
-        transport = self._transport
-        if transport is not None and (transport.is_closing() or transport.get_write_buffer_size()):
-            transport.abort()
 
-    def _slices(self) -> Iterator[memoryview]:
-        for start in range(0, len(self._buffer), SLICE_BYTES):
-            yield self._buffer[start : start + SLICE_BYTES]
+class Transport:
+    """Connections to the object store, and the threads that use them."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._routes: dict[str, _Route] = {}
+        self._making_route = threading.Lock()
+        self._threads = anyio.CapacityLimiter(math.inf)
+        self._scopes: set[anyio.CancelScope] = set()
+        self._idle = anyio.Event()
+        self._closed = False
+
+    async def run(self, work: Callable[[Flight], T]) -> T:
+        """Call `work(flight)`, which calls `exchange`, in a thread.
+
+        A cancelled call comes back when nothing of its request's body is read any more.
+        """
+        if self._closed:
+            raise ConfigurationError(CLOSED)
+        flight = Flight(self._options.timeouts.read_s)
+
+        def fly(_: Check) -> T:
+            current_flight.set(flight)
+            return work(flight)
+
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                return await run_to_end(fly, interrupt=flight.call_back, limiter=self._threads)
+            finally:
+                self._scopes.discard(scope)
+                if self._closed and not self._scopes:
+                    self._idle.set()
+        raise ConfigurationError(CLOSED)
+
+    def exchange(self, flight: Flight, request: Request) -> Answer:
+        """Send a request and read its answer, whatever it says. Blocks: for use in `run`.
+
+        :raises TransportError: if there is no answer
+        """
+        flight.check()
+        origin, target = _split(request.url)
+        route = self._route_to(origin)
+        headers: dict[str, Any] = {**request.headers, "Content-Length": str(len(request.body))}
+        if request.ask_first:
+            headers["Expect"] = b"100-continue"  # as bytes, which botocore's connections look for
+        slices: Any = self._slices(flight, request.body)  # urllib3's types know no memoryview, its sockets do
+        try:
+            response = route.pool.urlopen(
+                request.method,
+                origin + target if route.wants_whole_url else target,
+                body=slices,
+                headers=headers,
+                retries=False,
+                redirect=False,
+                timeout=urllib3.Timeout(connect=self._options.timeouts.connect_s, read=request.read_timeout_s),
+                assert_same_host=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            content = _read(response)
+        except (HTTPError, OSError) as error:
+            flight.check()
+            raise _transport_error(error, flight, origin) from (flight.send_error or error)
+        told = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(status=response.status, headers=told, content=content)
+
+    async def aclose(self) -> None:
+        """End what is under way, and close all connections."""
+        self._closed = True
+        for scope in self._scopes:
+            scope.cancel()
+        if self._scopes:
+            await self._idle.wait()
+        for route in self._routes.values():
+            route.pool.close()
+
+    def _slices(self, flight: Flight, body: memoryview | bytes) -> Iterator[memoryview]:
+        view = memoryview(body)
+        for start in range(0, len(view), SLICE_BYTES):
+            flight.check()
+            yield view[start : start + SLICE_BYTES]
+
+    def _route_to(self, origin: str) -> _Route:
+        with self._making_route:
+            if origin not in self._routes:
+                self._routes[origin] = _make_route(origin, self._options)
+            return self._routes[origin]
+
+
+@attrs.frozen(kw_only=True)
+class _Route:
+    """The way to a host.
+
+    :param wants_whole_url: of a proxy that is not asked for a tunnel
+    """
+
+    pool: urllib3.HTTPConnectionPool
+    wants_whole_url: bool
+
+
+def _make_route(origin: str, options: Options) -> _Route:
+    tls = _network.tls_context(options.ca_bundle, options.client_cert)
+    proxy = _network.proxy_for(origin)
+    if proxy is None:
+        manager = urllib3.PoolManager(maxsize=MAX_IDLE_CONNECTIONS, ssl_context=tls)
+    else:
+        manager = urllib3.ProxyManager(
+            str(proxy.url), maxsize=MAX_IDLE_CONNECTIONS, ssl_context=tls, proxy_ssl_context=tls, proxy_headers=proxy.headers
+        )
+    manager.pool_classes_by_scheme = POOL_CLASSES
+    return _Route(pool=manager.connection_from_url(origin), wants_whole_url=proxy is not None and origin.startswith("http:"))
+
+
+def _split(url: str) -> tuple[str, str]:
+    """A URL's scheme and host, and the rest as it stands: what was signed must not be tidied up."""
+    scheme, _, rest = url.partition("://")
+    host, slash, target = rest.partition("/")
+    return f"{scheme}://{host}", slash + target or "/"
+
+
+def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+    content = response.read(MAX_ANSWER_BYTES, decode_content=False)
+    if len(content) == MAX_ANSWER_BYTES:
+        response.close()
+    else:
+        response.release_conn()
+    return content
+
+
+def _transport_error(error: HTTPError | OSError, flight: Flight, origin: str) -> TransportError:
+    """Say in words why a request got no answer."""
+    host = URL(origin).host
+    root = _root_of(error)
+    match error:
+        case _ if isinstance(root, ssl.SSLCertVerificationError):
+            return _network.untrusted(host, root)
+        case ProxyError():
+            return TransportError(f"the proxy for {host} does not let the connection through: {_words(root)}", request_sent=False)
+        case NameResolutionError():
+            return TransportError(f"the host name {host} cannot be resolved: {_words(root)}", request_sent=False)
+        case NewConnectionError():
+            return TransportError(f"cannot connect to {host}: {_words(root)}", request_sent=False)
+        case _ if not flight.request_sent and isinstance(root, TimeoutError):
+            return TransportError(f"no connection to {host} in time", request_sent=False)
+        case _ if isinstance(root, TimeoutError):
+            return TransportError(f"{host} did not answer in time")
+        case _:
+            words = _words(flight.send_error or root)
+            return TransportError(f"the connection to {host} broke off: {words}", request_sent=flight.request_sent)
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """The first cause: urllib3 passes it on as the error's cause, or as its last argument."""
+    while True:
+        inner = error.__cause__ or (error.args[-1] if error.args else None)
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+
+
+def _words(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 @attrs.frozen
-class _ReadContent:
+class ReadContent:
     """An answer's body, already read, as aiobotocore asks for it."""
 
     content: bytes
@@ -107,84 +238,50 @@ class _ReadContent:
 
 
 class S3Session(AIOHTTPSession):
-    """The session class that `for_options` hands to the S3 client."""
+    """What aiobotocore sends the requests of its clients with. Its base class is for the types only."""
 
+    transport: Transport
     options: Options
 
     def __init__(self, **_: Any) -> None:
-        self._session: aiohttp.ClientSession | None = None
+        pass
 
     @classmethod
-    def for_options(cls, options: Options) -> type[S3Session]:
-        """The class that aiobotocore makes its session from, with these options bound."""
-        return type("BoundS3Session", (cls,), {"options": options})
+    def over(cls, transport: Transport, options: Options) -> type[S3Session]:
+        """The class for aiobotocore to make its session from."""
+        return type("BoundS3Session", (cls,), {"transport": transport, "options": options})
 
     async def __aenter__(self) -> Self:
-        timeouts = self.options.timeouts
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, ssl=_network.tls_context(self.options.ca_bundle), keepalive_timeout=KEEPALIVE_S
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s, sock_read=timeouts.read_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers={"Content-Type"},
-            auto_decompress=False,
-        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        """The transport is its owner's to close."""
 
     async def close(self) -> None:
-        if self._session is not None:
-            await _network.close_session(self._session)
-            self._session = None
+        """As `__aexit__`."""
 
     async def send(  # pyright: ignore[reportIncompatibleMethodOverride]  # the stubs say requests.Response, which it never was
-        self, request: Any
+        self, request: AWSPreparedRequest
     ) -> AioAWSResponse:
-        """Send a prepared request once.
+        """Make one exchange.
 
-        :raises TransportError: when no answer came back
-        :raises UploadError: when the answer is a redirect
+        :raises TransportError: if there is no answer
+        :raises UploadError: if the answer is a redirect
         """
-        assert self._session is not None, "the S3 client was closed"
         timeouts = self.options.timeouts
-        body = request.body
-        payload = _BufferPayload(body.buffer, timeouts.read_s) if isinstance(body, PartBody) else None
-        headers = CIMultiDict(_text_items(request.headers))
-        headers.pop("Expect", None)
-        headers["Accept-Encoding"] = "identity"
-        proxy = _network.proxy_for(request.url)
-        if proxy is not None and proxy.headers and request.url.startswith("http:"):
-            headers.update(proxy.headers)  # aiohttp sends its proxy_headers only to open a tunnel
         completes = request.method == "POST" and "uploadId=" in request.url
-        read_s = timeouts.complete_s if completes else timeouts.read_s
-        try:
-            async with self._session.request(
-                request.method,
-                URL(request.url, encoded=True),
-                headers=headers,
-                data=payload or body or None,
-                proxy=proxy.url if proxy else None,
-                proxy_headers=proxy.headers if proxy else None,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s, sock_read=read_s),
-            ) as response:
-                content = await _network.read_up_to(response, MAX_ANSWER_BYTES)
-        except (aiohttp.ClientError, OSError) as error:
-            raise _network.transport_error(error, request.url) from error
-        finally:
-            if payload is not None:
-                payload.let_go()
-        if 300 <= response.status < 400:
-            raise _redirect_error(response)
-        return AioAWSResponse(
-            str(response.url),
-            response.status,
-            {name.decode().lower(): value.decode("latin-1") for name, value in response.raw_headers},  # type: ignore[arg-type]  # a mapping will do
-            _ReadContent(content),
+        body: Any = request.body or b""
+        wanted = Request(
+            method=request.method,
+            url=request.url,
+            headers=dict(_text_items(request.headers)),
+            body=body,
+            read_timeout_s=timeouts.complete_s if completes else timeouts.read_s,
         )
+        answer = await self.transport.run(lambda flight: self.transport.exchange(flight, wanted))
+        refuse_redirect(answer)
+        headers: Any = answer.headers
+        return AioAWSResponse(request.url, answer.status, headers, ReadContent(answer.content))
 
 
 def _text_items(headers: Any) -> Iterator[tuple[str, str]]:
@@ -192,13 +289,15 @@ def _text_items(headers: Any) -> Iterator[tuple[str, str]]:
         yield name, value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _redirect_error(response: aiohttp.ClientResponse) -> UploadError:
-    location = response.headers.get("Location", "")
-    parsed = _network.parse_url(location)
-    where = (parsed and parsed.host) or response.headers.get("x-amz-bucket-region")
-    return UploadError(
+def refuse_redirect(answer: Answer) -> None:
+    """:raises UploadError: if the store sends the push's credentials elsewhere"""
+    if not 300 <= answer.status < 400:
+        return
+    parsed = _network.parse_url(answer.headers.get("location", ""))
+    where = (parsed and parsed.host) or answer.headers.get("x-amz-bucket-region")
+    raise UploadError(
         f"the store redirects to {where or 'another place'}, which is not followed with the push's credentials;"
         " the bucket may be in another region than prepare said",
         code="Redirect",
-        status=response.status,
+        status=answer.status,
     )

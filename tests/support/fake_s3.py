@@ -10,7 +10,7 @@ import base64
 import itertools
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
@@ -86,7 +86,7 @@ class FakeS3:
     objects: dict[str, bytes] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     faults: dict[str, list[Fault]] = field(default_factory=lambda: defaultdict(list))
     answer_checksums: bool = True
     url: str = ""
@@ -97,7 +97,7 @@ class FakeS3:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         operation = _operation(request)
         self.calls.append(operation)
-        self.headers.append(dict(request.headers))
+        self.headers.append(request.headers)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:

@@ -18,7 +18,7 @@ from aiobaseten.models import AWSCredentials, UploadTarget
 from aiobaseten.options import Options, RetryOptions
 from aiobaseten.retry import Clock
 from aiobaseten.sources import open_source
-from aiobaseten.upload import S3, IoThread, UploadEngine, UploadReceipt
+from aiobaseten.upload import S3, Transport, UploadEngine, UploadReceipt
 from aiobaseten.upload.engine import Renew
 
 TARGET = UploadTarget(
@@ -71,12 +71,11 @@ class Rig:
 
 @asynccontextmanager
 async def engine_for(url: str | None, options: Options = PATIENT, clock: Clock | None = None) -> AsyncIterator[UploadEngine]:
-    thread = IoThread("test-engine-io")
-    s3 = S3(url, options, thread)
+    transport = Transport(options)
     try:
-        yield UploadEngine(s3, options, clock or Clock())
+        yield UploadEngine(S3(url, options, transport), options, clock or Clock())
     finally:
-        await thread.aclose()
+        await transport.aclose()
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import math
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -630,13 +630,6 @@ async def test_regions_have_clients_of_their_own() -> None:
         assert ["/us-west-2/s3/" in headers["Authorization"] for headers in r.server.headers] == [True, False]
 
 
-async def test_no_thread_is_left() -> None:
-    async with rig() as r:
-        await r.upload(SMALL)
-        assert "test-engine-io" in [thread.name for thread in threading.enumerate()]
-    assert "test-engine-io" not in [thread.name for thread in threading.enumerate()]
-
-
 async def test_patience_has_the_documented_number_of_tries() -> None:
     async with rig() as r:
         r.server.faults["PutObject"] = [error(503, "SlowDown")] * 99
@@ -876,3 +869,44 @@ async def test_a_cancelled_upload_sends_no_more_bytes() -> None:
     finally:
         server.close()
         await server.wait_closed()
+
+
+async def test_a_rehearsal_sends_the_parts_and_leaves_nothing() -> None:
+    async with rig() as r, await open_source(LARGE) as source:
+        rehearsal = await r.engine.rehearse(TARGET, source, max_duration_s=math.inf, emit=Emitter(r.events.append))
+        assert (rehearsal.size_bytes, rehearsal.parts) == (len(LARGE), 2)
+        assert rehearsal.bytes_per_s == rehearsal.size_bytes / rehearsal.duration_s
+        assert r.server.calls[0] == "CreateMultipartUpload"
+        assert r.server.calls[-1] == "AbortMultipartUpload"
+        assert r.server.uploads == r.server.objects == {}
+        assert [type(event) for event in r.events] == [UploadStarted, PartUploaded, PartUploaded, UploadAborted]
+
+
+async def test_a_small_rehearsal_makes_no_object_either() -> None:
+    async with rig() as r, await open_source(SMALL) as source:
+        rehearsal = await r.engine.rehearse(TARGET, source, max_duration_s=math.inf, emit=Emitter(None))
+        assert rehearsal.parts == 1
+        assert r.server.calls == ["CreateMultipartUpload", "UploadPart", "AbortMultipartUpload"]
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+async def test_a_rehearsal_whose_time_is_up_begins_no_further_part(as_stream: bool) -> None:
+    async with rig() as r, await open_source(chunks_of(LARGE) if as_stream else LARGE) as source:
+        rehearsal = await r.engine.rehearse(TARGET, source, max_duration_s=0, emit=Emitter(None))
+        assert rehearsal.parts == 1
+        assert r.server.uploads == {}
+
+
+async def test_a_rehearsal_whose_parts_stay_behind_says_so() -> None:
+    async with rig() as r, await open_source(SMALL) as source:
+        r.server.faults["AbortMultipartUpload"] = [error(403, "AccessDenied")]
+        with pytest.raises(UploadError, match=r"parts are still there.*upload-0 could not be aborted.*AccessDenied"):
+            await r.engine.rehearse(TARGET, source, max_duration_s=math.inf, emit=Emitter(None))
+
+
+async def test_a_rehearsal_that_fails_cleans_up() -> None:
+    async with rig() as r, await open_source(LARGE) as source:
+        r.server.faults["UploadPart"] = [error(403, "AccessDenied", "no")]
+        with pytest.raises(UploadDenied, match="no"):
+            await r.engine.rehearse(TARGET, source, max_duration_s=math.inf, emit=Emitter(None))
+        assert r.server.uploads == {}

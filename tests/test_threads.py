@@ -9,7 +9,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-from aiobaseten.sources.threads import Check, Interrupted, _Job, run_to_end
+from aiobaseten._threads import Check, Interrupted, _Job, run_to_end
 
 pytestmark = pytest.mark.anyio
 
@@ -138,7 +138,7 @@ async def test_a_call_in_a_cancelled_scope_does_nothing() -> None:
 async def test_a_thread_that_comes_too_late_does_nothing() -> None:
     calls: list[str] = []
     job = _Job(lambda check: calls.append("ran"))
-    await job.stop()
+    assert not job.stop()
     with pytest.raises(Interrupted):
         job.run()
     assert calls == []

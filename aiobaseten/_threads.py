@@ -24,16 +24,27 @@ class Interrupted(Exception):
     """The caller was cancelled and waits for the work to end."""
 
 
-async def run_to_end(work: Callable[[Check], T]) -> T:
+def _wait() -> bool:
+    return True
+
+
+async def run_to_end(
+    work: Callable[[Check], T], *, interrupt: Callable[[], bool] = _wait, limiter: anyio.CapacityLimiter | None = None
+) -> T:
     """Call `work(check)` in a worker thread and return what it returns.
 
-    However the caller is cancelled, this comes back only when the work has ended, or was never begun.
+    However the caller is cancelled, this comes back only when the work has ended, or was never begun, or `interrupt` allows it.
+
+    :param interrupt: called when the caller was cancelled, after which `check` raises: frees a thread that blocks, and says whether
+        the work must still be waited for
+    :param limiter: of how many threads may work at once; left out, anyio's own
     """
     job = _Job(work)
     try:
-        return await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(job.run, abandon_on_cancel=True, limiter=limiter)
     except asyncio.CancelledError:
-        await job.stop()
+        if job.stop() and interrupt():
+            await job.ended()
         raise
 
 
@@ -59,11 +70,13 @@ class _Job(Generic[T]):
         if self._stopping:
             raise Interrupted
 
-    async def stop(self) -> None:
+    def stop(self) -> bool:
+        """Have `check` raise from now on. Returns whether the work has begun."""
         with self._lock:
             self._stopping = True
-            if not self._begun:
-                return
+            return self._begun
+
+    async def ended(self) -> None:
         with anyio.CancelScope(shield=True):
             while not self._ended.is_set():
                 try:

@@ -1,0 +1,103 @@
+"""What the object store's answers mean: what it has stored, or which of this library's errors its refusal is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+
+from aiobaseten.errors import CredentialsExpired, IntegrityError, UploadDenied, UploadError
+from aiobaseten.upload.checksum import Checksums
+
+EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
+DENIED_CODES = frozenset(
+    {"AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "403", "401"}
+)
+DAMAGED_CODES = frozenset(
+    {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "ContentSHA256Mismatch"}
+)
+PASSING_CODES = frozenset(
+    {
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
+)
+HINTS = {
+    "RequestTimeTooSkewed": "the clock of this machine is off",
+    "NoSuchBucket": "the bucket does not exist at this endpoint",
+    "AuthorizationHeaderMalformed": "the bucket is in another region than prepare said",
+    "EntityTooLarge": "the store takes no object or part of this size",
+    "NotImplemented": "the store does not know something that was asked of it; TransferOptions(checksum=None) asks for less",
+    "NoSuchUpload": "the multipart upload does not exist any more",
+}
+
+
+@attrs.frozen(kw_only=True)
+class PutPart:
+    """A part that the store has taken."""
+
+    number: int
+    size_bytes: int
+    etag: str | None
+    checksum: int | None
+
+
+@attrs.frozen(kw_only=True)
+class StoredObject:
+    """What the store says of the finished object. `checksum` is None where it said nothing of one."""
+
+    etag: str | None
+    checksum: str | None
+
+
+def stored_object(answer: dict[str, Any], operation: str, sums: Checksums) -> StoredObject:
+    etag = required(answer, "ETag", operation)
+    return StoredObject(etag=etag, checksum=verify(sums, answer, operation))
+
+
+def verify(sums: Checksums, answer: dict[str, Any], operation: str) -> str | None:
+    """The store's own checksum, if it gave one and it is the same as ours."""
+    theirs: str | None = None if sums.algorithm is None else answer.get(sums.algorithm.parameter)
+    if sums.algorithm is not None and theirs is not None and theirs != sums.encoded:
+        raise IntegrityError(
+            f"the store computed the {sums.algorithm.name} {theirs}, and {sums.encoded} was sent", operation=operation
+        )
+    return theirs
+
+
+def required(answer: dict[str, Any], field: Literal["ETag", "UploadId"], operation: str) -> str:
+    value = answer.get(field)
+    if not value:
+        raise UploadError(f"the store's answer has no {field}", operation=operation, status=200, retryable=True)
+    return str(value)
+
+
+def upload_error(response: Mapping[str, Any], operation: str) -> UploadError:
+    details: Mapping[str, Any] = response.get("Error", {})
+    metadata: Mapping[str, Any] = response.get("ResponseMetadata", {})
+    code = str(details.get("Code", ""))
+    status = metadata.get("HTTPStatusCode")
+    message = str(details.get("Message") or "no message")[:500]
+    if code in HINTS:
+        message = f"{HINTS[code]}: {message}"
+    context: dict[str, Any] = {
+        "operation": operation,
+        "code": code or None,
+        "status": status,
+        "request_id": metadata.get("RequestId"),
+    }
+    if code in EXPIRED_CODES:
+        return CredentialsExpired(message, **context)
+    if code in DENIED_CODES:
+        return UploadDenied(message, **context)
+    if code in DAMAGED_CODES:
+        return IntegrityError(message, retryable=operation in ("PutObject", "UploadPart"), **context)
+    passing = code in PASSING_CODES or status == 429 or (isinstance(status, int) and status >= 500 and status != 501)
+    return UploadError(message, retryable=passing, **context)
