@@ -114,9 +114,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare upload throughput with other clients, on loopback; `-- --quick` is short, `-- --json FILE` keeps the figures."""
+    """Run the benchmarks on loopback; `-- --quick` is short, `-- --only NAME` runs that one, `-- --save` keeps the results."""
     session.install(".", *dependency_groups(PYPROJECT, "bench"))
-    session.run("python", "benchmarks/upload.py", *session.posargs)
+    session.run("python", "benchmarks/run.py", *session.posargs)
 
 
 def requirements() -> Iterator[str]:

@@ -24,6 +24,7 @@ from aiobaseten.cli.display import display_for
 from aiobaseten.cli.outcome import Exit, Outcome, exit_for, exit_for_all
 from aiobaseten.errors import BasetenError, InvalidPush
 from aiobaseten.models import DeploymentArchivePayload
+from aiobaseten.options import TransferOptions
 from aiobaseten.push import CheckResult, Push, PushResult
 
 app = App(
@@ -117,7 +118,7 @@ async def push(
     pushes = target.pushes(sources, symlinks)
     display = display_for(_talk())
     with display.showing():
-        async with connection.client(transfer, observer=display) as client:
+        async with connection.client(transfer.options(), observer=display) as client:
 
             async def until_active(pushed: PushResult | CheckResult) -> str:
                 assert isinstance(pushed, PushResult)
@@ -140,7 +141,7 @@ async def check(
 ) -> int:
     """Check models, here and at the service, without uploading or making anything."""
     pushes = target.pushes(sources, symlinks)
-    async with connection.client(Transfer()) as client:
+    async with connection.client(TransferOptions()) as client:
         return await _each(pushes, client.check, None, concurrency, json_lines)
 
 
@@ -156,7 +157,7 @@ async def wait(
 ) -> int:
     """Wait until a deployment is active. One that is not found is looked for for 30 s: new ones may be invisible so long."""
     display = display_for(_talk())
-    async with connection.client(Transfer(), observer=display) as client:
+    async with connection.client(TransferOptions(), observer=display) as client:
         deployment = await client.wait_until_active(model_id, deployment_id, timeout_s=timeout_s)
     if json_lines:
         _print_json({"model_id": model_id, "deployment_id": deployment.id, "status": deployment.status})
@@ -198,6 +199,44 @@ async def demo(
     from aiobaseten.cli.demo import run_demo  # noqa: PLC0415 - other commands do not need the server side
 
     return await run_demo(examples)
+
+
+@app.command
+async def bench(
+    path: Annotated[
+        str | None, Parameter(help="A model directory or archive whose bytes to send; by default random bytes.", show_default=False)
+    ] = None,
+    /,
+    *,
+    to: Annotated[Literal["local", "baseten"], Parameter(help="A local stack that it starts, or Baseten's own store.")] = "local",
+    size: Annotated[str | None, Parameter(help="How many random bytes each setting sends; by default 256MiB.")] = None,
+    connections: Annotated[str, Parameter(help="Parts in flight at once; 'auto' is what a push does by itself.")] = "auto,1,4,8,16",
+    part_size: Annotated[str, Parameter(help="Sizes of parts, in whole MiB.")] = "8MiB,16MiB",
+    max_seconds: Annotated[float, Parameter(help="For all settings together.")] = 60.0,
+    max_bytes: Annotated[str, Parameter(help="For all settings together.")] = "4GiB",
+    json_document: Annotated[
+        bool, Parameter(name="--json", negative="", help="Print one JSON document on stdout; talk goes to stderr.")
+    ] = False,
+    connection: Connection = Connection(),  # noqa: B008 - frozen
+) -> int:
+    """Measure upload throughput, setting by setting. Every upload is aborted: nothing is kept, no deployment is made.
+
+    The options that say how to reach the service are for --to baseten.
+    """
+    from aiobaseten.cli.bench import Bench  # noqa: PLC0415 - other commands do not need the server side
+    from aiobaseten.cli.bench_plan import plan_of  # noqa: PLC0415
+
+    plan = plan_of(
+        to=to, path=path, size=size, connections=connections, part_size=part_size, max_s=max_seconds, max_bytes=max_bytes
+    )
+    sweep = Bench(plan, connection, _talk())
+    try:
+        return await sweep.run()
+    finally:
+        if sweep.report is not None and json_document:
+            _print_json(sweep.report.as_json())
+        elif sweep.report is not None and sweep.report.steps:
+            Console(width=None if sys.stdout.isatty() else 120).print(sweep.report.table())
 
 
 async def _each(

@@ -93,17 +93,7 @@ class Outcome:
             "parts": upload.parts if upload else None,
             "verified": upload.verified if upload else None,
             "ignored": _ignored_as_json(self.result.ignored) if self.result else None,
-            "error": self._error_as_json(),
-        }
-
-    def _error_as_json(self) -> dict[str, Any] | None:
-        if self.error is None:
-            return None
-        return {
-            "type": type(self.error).__name__,
-            "message": str(self.error),
-            "notes": list(getattr(self.error, "__notes__", [])),
-            "retryable": self.error.retryable,
+            "error": None if self.error is None else error_as_json(self.error),
         }
 
     def lines(self) -> list[str]:
@@ -136,6 +126,16 @@ class Outcome:
         parts = "1 part" if upload.parts == 1 else f"{upload.parts} parts"
         verified = "verified" if upload.verified else "not verified by the store"
         return f"{human_bytes(upload.size_bytes)} in {parts}, {self.seconds:.1f} s, {verified}"
+
+
+def error_as_json(error: BasetenError) -> dict[str, Any]:
+    """One failure as a JSON object."""
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "notes": list(getattr(error, "__notes__", [])),
+        "retryable": error.retryable,
+    }
 
 
 def ignored_lines(ignored: Sequence[Ignored]) -> list[str]:

@@ -260,7 +260,7 @@ class S3Session(AIOHTTPSession):
     async def close(self) -> None:
         """As `__aexit__`."""
 
-    async def send(  # pyright: ignore[reportIncompatibleMethodOverride]  # the stubs say requests.Response, which it never was
+    async def send(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # as it is, not as the stubs say
         self, request: AWSPreparedRequest
     ) -> AioAWSResponse:
         """Make one exchange.
