@@ -1,148 +1,198 @@
-"""Upload throughput beside other clients, over TLS on loopback: ``python upload.py [--quick]``.
+"""Upload throughput and cost beside other clients, on loopback: ``python upload.py [--quick]``.
 
-All clients are up and warm before the first measurement. Then they take turns, round after round, so that a machine whose
-speed drifts is unfair to none; medians over the rounds are printed as a Markdown table and written as JSON. Each client keeps
-its defaults.
+Each measurement is a process of its own, warm before it is measured; see `clients.py`. The clients take turns, round after round
+and each round starting with another, so that a machine whose speed drifts is unfair to none. Ratios are taken within each
+round; medians over the rounds are reported.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import importlib.util
 import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from clients import CLIENTS
+import attrs
+from clients import CLIENTS, Settings, s5cmd_program, weights
+from processes import exit_on_sigterm, run_script, sink
+from report import MIB, Cell, Chart, Result, Table, arguments, finish
 
-HERE = Path(__file__).parent
-MIB = 1024 * 1024
-PACKAGES = {"boto3, 10 threads": "boto3", "aioboto3 upload_file": "aioboto3", "obstore": "obstore"}
+SMALL_MIB = 32  # Of several parts for every client that sends parts.
+SLOWEST_MIB_PER_S = 20
+START_S = 60
+OURS, DIRECTORY = "aiobaseten", "aiobaseten, directory"
+OBSTORE, BOTO3, S5CMD, CEILING = "obstore", "boto3, 10 threads", "s5cmd", "ceiling"
+PACKAGES = {BOTO3: "boto3", "aioboto3 upload_file": "aioboto3", OBSTORE: "obstore", S5CMD: "s5cmd"}  # Beyond what ours needs.
+NOTES = (
+    "Every client has its own defaults. All of ours but one send the CRC64NVME of each part and of the whole.",
+    "CPU is user and system time of the client's whole process tree.",
+    f"Imports, client creation and a first upload of {SMALL_MIB} MiB are not measured.",
+    "Loop lag is how late a 1 ms ticker was on the asyncio loop of the process; clients that block ran in a thread beside it.",
+    "awscrt's S3Client has its default throughput target of 10 Gbit/s, and sends no checksum by default.",
+    "The ceiling: bare sockets in 2 threads that read a part of 8 MiB, take its CRC64NVME and write a PUT.",
+)
 
-
-@contextmanager
-def process(*arguments: str) -> Generator[subprocess.Popen[str]]:
-    """A script of this directory in a process of its own, which ends with its standard input."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    command = [sys.executable, *arguments]
-    with subprocess.Popen(command, cwd=HERE, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        try:
-            yield child
-        finally:
-            assert child.stdin is not None
-            child.stdin.close()
-            child.wait(30)
-
-
-def read_line(child: subprocess.Popen[str]) -> str:
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line:
-        raise SystemExit(f"{child.args} ended early")
-    return line
+Measurement = dict[str, float]
+Rounds = dict[str, list[Measurement]]
 
 
-def measure_once(child: subprocess.Popen[str]) -> dict[str, float]:
-    assert child.stdin is not None
-    child.stdin.write("go\n")
-    child.stdin.flush()
-    measured: dict[str, float] = json.loads(read_line(child))
+@attrs.frozen(kw_only=True)
+class Case:
+    """What is uploaded, and how."""
+
+    size_mib: int
+    tls: bool
+
+    @property
+    def title(self) -> str:
+        size = f"{self.size_mib // 1024} GiB" if self.size_mib >= 1024 else f"{self.size_mib} MiB"
+        return f"{size} over {'TLS' if self.tls else 'plain http'}"
+
+
+@attrs.frozen(kw_only=True)
+class Target:
+    """What the project aims at: our figure, beside another client's or by itself, at least or at most so much."""
+
+    title: str
+    reach: Callable[[Rounds], float]
+    bound: float
+    at_least: bool
+
+    def row(self, rounds: Rounds) -> list[Cell]:
+        reached = self.reach(rounds)
+        met = reached >= self.bound if self.at_least else reached <= self.bound
+        return [self.title, f"{'at least' if self.at_least else 'at most'} {self.bound:g}", reached, "met" if met else "missed"]
+
+
+def ratio(measure: str, to: str, *, of: str = OURS, inverse: bool = False) -> Callable[[Rounds], float]:
+    """The median of the ratios of each round; wall time inverted is speed."""
+
+    def reach(rounds: Rounds) -> float:
+        pairs = zip(rounds[of], rounds[to], strict=True)
+        return median(theirs[measure] / ours[measure] if inverse else ours[measure] / theirs[measure] for ours, theirs in pairs)
+
+    return reach
+
+
+TARGETS = (
+    Target(title="MiB/s, to obstore's", reach=ratio("wall_s", OBSTORE, inverse=True), bound=1.2, at_least=True),
+    Target(title="CPU s/GiB, to obstore's", reach=ratio("cpu_s", OBSTORE), bound=0.65, at_least=False),
+    Target(title="peak RSS, to obstore's", reach=ratio("rss_mib", OBSTORE), bound=0.75, at_least=False),
+    Target(title="MiB/s, to boto3's", reach=ratio("wall_s", BOTO3, inverse=True), bound=4, at_least=True),
+    Target(title="MiB/s, to the ceiling's", reach=ratio("wall_s", CEILING, inverse=True), bound=0.85, at_least=True),
+    Target(
+        title="directory's MiB/s, to the file's", reach=ratio("wall_s", OURS, of=DIRECTORY, inverse=True), bound=0.9, at_least=True
+    ),
+    Target(
+        title="loop lag p99, ms", reach=lambda rounds: median(each["lag_p99_ms"] for each in rounds[OURS]), bound=10, at_least=False
+    ),
+)
+
+
+def make_model(directory: Path, size_bytes: int) -> Path:
+    """A model whose weights are random bytes, in the page cache when this returns."""
+    weights(directory).parent.mkdir(parents=True)
+    (directory / "config.yaml").write_text("model_name: benchmark\n")
+    with weights(directory).open("wb") as file:
+        for start in range(0, size_bytes, MIB):
+            file.write(os.urandom(min(MIB, size_bytes - start)))
+    return directory
+
+
+def installed_clients(wanted: Sequence[str]) -> list[str]:
+    """Those of `wanted` whose packages are there; the others are named on standard error."""
+    found = [name for name in wanted if find_spec(PACKAGES.get(name, "aiobaseten"))]
+    if S5CMD in found and not s5cmd_program().exists():
+        found.remove(S5CMD)
+    for name in wanted:
+        if name not in found:
+            sys.stderr.write(f"left out: {name}: its package is not installed\n")
+    return found
+
+
+def measure(case: Case, names: Sequence[str], rounds: int, directory: Path) -> Rounds:
+    """Have the clients take turns at one case."""
+    small, tiny = directory / "small", directory / "tiny"
+    model = make_model(directory / case.title.replace(" ", "-"), case.size_mib * MIB)
+    measured: Rounds = {name: [] for name in names}
+    with sink(*(["--tls"] if case.tls else [])) as endpoint:
+        settings = Settings(
+            url=endpoint.url, ca_bundle=endpoint.ca_bundle, model=str(model), small_model=str(small), tiny_model=str(tiny)
+        )
+        passed_on = json.dumps(attrs.asdict(settings))
+        for number in range(rounds):
+            first = number % len(names)
+            for name in (*names[first:], *names[:first]):
+                limit_s = START_S + case.size_mib / SLOWEST_MIB_PER_S
+                measured[name].append(json.loads(run_script("clients.py", name, passed_on, timeout_s=limit_s)))
+            sys.stderr.write(f"{case.title}: round {number + 1} of {rounds}\n")
+    weights(model).unlink()
     return measured
 
 
-def make_files(directory: Path, size_mib: int) -> dict[str, str]:
-    file = directory / "archive.bin"
-    model = directory / "model"
-    (model / "data").mkdir(parents=True)
-    (model / "config.yaml").write_text("model_name: benchmark\n")
-    (directory / "small.bin").write_bytes(bytes(1000))
-    with file.open("wb") as archive:
-        for _ in range(size_mib):
-            archive.write(os.urandom(MIB))
-    os.link(file, model / "data" / "weights.bin")
-    return {"file": str(file), "directory": str(model)}
+def throughput_table(case: Case, rounds: Rounds) -> Table:
+    def row(name: str) -> list[Cell]:
+        measured = rounds[name]
+        return [
+            name,
+            median(case.size_mib / each["wall_s"] for each in measured),
+            ratio("wall_s", name, inverse=True)(rounds),
+            median(each["cpu_s"] for each in measured) * 1024 / case.size_mib,
+            median(each["rss_mib"] for each in measured),
+            median(each["lag_p50_ms"] for each in measured),
+            median(each["lag_p99_ms"] for each in measured),
+        ]
+
+    return Table(
+        title=f"Upload of {case.title}",
+        columns=["client", "MiB/s", "our speed to its", "CPU s/GiB", "peak RSS MiB", "loop lag p50 ms", "loop lag p99 ms"],
+        rows=[row(name) for name in rounds],
+        notes=NOTES,
+        chart=Chart(column="MiB/s", unit="MiB/s", detail="CPU s/GiB"),
+    )
 
 
-def run(size_mib: int, rounds: int) -> dict[str, list[dict[str, float]]]:
-    names = [name for name in CLIENTS if importlib.util.find_spec(PACKAGES.get(name, "aiobaseten"))]
-    for name in CLIENTS.keys() - set(names):
-        sys.stderr.write(f"left out: {name}: its package is not installed\n")
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aiobaseten-bench-")))
-        sink = stack.enter_context(process("sink.py", "--tls"))
-        settings = json.dumps(json.loads(read_line(sink)) | make_files(directory, size_mib))
-        children = {name: stack.enter_context(process("clients.py", name, settings)) for name in names}
-        for child in children.values():
-            read_line(child)
-        for number in range(rounds):
-            for name, child in children.items():
-                results[name].append(measure_once(child))
-            sys.stderr.write(f"round {number + 1} of {rounds}\n")
-    return results
-
-
-def summary(results: dict[str, list[dict[str, float]]], size_mib: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for name, measured in results.items():
-        pairs = zip(results["aiobaseten"], measured, strict=True)
-        rows.append(
-            {
-                "client": name,
-                "mib_per_s": median(size_mib / one["wall_s"] for one in measured),
-                "our_speed_over_it": median(other["wall_s"] / ours["wall_s"] for ours, other in pairs),
-                "cpu_s_per_gib": median(one["cpu_s"] for one in measured) * 1024 / size_mib,
-                "rss_mib": max(one["rss_mib"] for one in measured),
-                "lag_p99_ms": median(one["lag_p99_ms"] for one in measured),
-            }
-        )
-    return rows
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| client | MiB/s | our speed over it | CPU s/GiB | peak RSS MiB | loop lag p99 ms |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['client']} | {row['mib_per_s']:.0f} | {row['our_speed_over_it']:.2f} | {row['cpu_s_per_gib']:.2f}"
-        f" | {row['rss_mib']:.0f} | {row['lag_p99_ms']:.1f} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
+def tables(cases: dict[Case, Rounds]) -> Iterator[Table]:
+    for case, rounds in cases.items():
+        yield throughput_table(case, rounds)
+        if case.tls and {OURS, DIRECTORY, OBSTORE, BOTO3, CEILING} <= rounds.keys():
+            yield Table(
+                title=f"Targets for {case.title}",
+                columns=["what", "target", "reached", ""],
+                rows=[target.row(rounds) for target in TARGETS],
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="256 MiB and three rounds in place of 1 GiB and seven")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    arguments = parser.parse_args()
-    size_mib, rounds = (256, 3) if arguments.quick else (1024, 7)
-    results = run(size_mib, rounds)
-    rows = summary(results, size_mib)
-    sys.stdout.write(f"{size_mib} MiB over TLS on loopback, medians of {rounds} rounds\n\n{table(rows)}\n")
-    if arguments.json:
-        packages = ("aiobaseten", *PACKAGES.values())
-        versions = {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)}
-        about = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "cpus": os.cpu_count(),
-            "python": platform.python_version(),
-            "system": f"{platform.system()} {platform.machine()}",
-            "versions": versions,
-            "size_mib": size_mib,
-        }
-        arguments.json.write_text(json.dumps({"about": about, "summary": rows, "rounds": results}, indent=1) + "\n")
+    exit_on_sigterm()
+    parser = arguments(__doc__)
+    parser.add_argument("--rounds", type=int, help="of every client; 5, or 2 with --quick")
+    parser.add_argument("--sizes-mib", type=int, nargs="+", help="over TLS; 4096 and 1024, or 256 with --quick")
+    parser.add_argument("--clients", nargs="+", choices=[*CLIENTS], default=[*CLIENTS], metavar="NAME", help=", ".join(CLIENTS))
+    asked = parser.parse_args()
+    rounds = asked.rounds or (2 if asked.quick else 5)
+    sizes_mib = asked.sizes_mib or ([256] if asked.quick else [4096, 1024])
+    cases = [Case(size_mib=size_mib, tls=True) for size_mib in sizes_mib]
+    if not asked.quick:
+        cases.append(Case(size_mib=1024, tls=False))
+    names = installed_clients(asked.clients)
+    with tempfile.TemporaryDirectory(prefix="aiobaseten-bench-") as name:
+        directory = Path(name)
+        make_model(directory / "small", SMALL_MIB * MIB)
+        make_model(directory / "tiny", 1000)
+        measured = {case: measure(case, names, rounds, directory) for case in cases}
+    result = Result(
+        benchmark="upload",
+        title="Uploads beside other clients",
+        settings={"cases": [case.title for case in cases], "rounds": rounds},
+        tables=list(tables(measured)),
+        raw={case.title: each for case, each in measured.items()},
+    )
+    finish(result, asked)
 
 
 if __name__ == "__main__":
