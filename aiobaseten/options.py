@@ -20,6 +20,8 @@ KiB = 1024
 MiB = 1024 * KiB
 GiB = 1024 * MiB
 
+DEFAULT_MEMORY_BUDGET_BYTES = 64 * MiB
+
 Checksum = Literal["crc64nvme", "crc32c"]
 
 T = TypeVar("T")
@@ -105,19 +107,22 @@ class TransferOptions:
     :param part_size_bytes: size of each part of a multipart upload, 5 MiB to 5 GiB (S3's limits); it grows where 10,000 parts
         of that size would not hold the archive. None: 8 MiB
     :param max_connections: parts in flight at once over all uploads of a client, 1 to 1024. Each needs its part in memory: more
-        than `memory_budget_bytes` holds are of no use. None: 8
+        than `memory_budget_bytes` holds are of no use. None: 4 at first, then as many as make uploads faster, up to 64
     :param memory_budget_bytes: the most bytes of archives held in memory at once over all uploads of a client; a part larger
-        than the budget travels alone
+        than the budget travels alone. The default, 64 MiB, is raised to a part for each connection where `max_connections` is None
+        and more connections make uploads faster
     :param checksum: sent with each part, combined into the object's own and verified by the store; None turns it off, for
         stores that do not know it
     :param multipart_threshold_bytes: an archive of at least this size goes up in parts, a smaller one in a single PutObject
+    :param bandwidth_limit_bytes_per_s: the most bytes of archives sent per second over all uploads of a client. None: unlimited
     """
 
     part_size_bytes: int | None = attrs.field(default=None, validator=_or_none(_whole(5 * MiB, 5 * GiB)))
     max_connections: int | None = attrs.field(default=None, validator=_or_none(_whole(1, 1024)))
-    memory_budget_bytes: int = attrs.field(default=64 * MiB, validator=_whole(5 * MiB))
+    memory_budget_bytes: int = attrs.field(default=DEFAULT_MEMORY_BUDGET_BYTES, validator=_whole(5 * MiB))
     checksum: Checksum | None = attrs.field(default="crc64nvme", validator=_one_of("crc64nvme", "crc32c", None))
     multipart_threshold_bytes: int = attrs.field(default=8 * MiB, validator=_whole(5 * MiB, 5 * GiB))
+    bandwidth_limit_bytes_per_s: float | None = attrs.field(default=None, validator=_or_none(_number(above=0)))
 
 
 @attrs.frozen(kw_only=True)

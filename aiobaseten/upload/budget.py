@@ -47,6 +47,12 @@ class BufferBudget:
         self._idle: list[bytearray] = []
         self._waiting: deque[_Waiter] = deque()
 
+    def resize(self, budget_bytes: int) -> None:
+        """Change the bound. What is on loan beyond a smaller one comes back in its own time."""
+        self._budget_bytes = budget_bytes
+        self._grant()
+        self._trim()
+
     @property
     def used_bytes(self) -> int:
         """Bytes on loan now."""

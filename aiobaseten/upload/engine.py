@@ -31,17 +31,15 @@ from aiobaseten.models import UploadTarget
 from aiobaseten.options import Options
 from aiobaseten.retry import Clock, retrying
 from aiobaseten.sources.base import Source
-from aiobaseten.upload.budget import BufferBudget
 from aiobaseten.upload.checksum import Checksums, algorithm_for
+from aiobaseten.upload.connections import LOOK_EVERY_S, Connections
 from aiobaseten.upload.crew import Work, crew
-from aiobaseten.upload.plan import MAX_PARTS, check_size, plan_upload
+from aiobaseten.upload.plan import check_size, plan_upload
 from aiobaseten.upload.reader import FilledPart, PartReader
 from aiobaseten.upload.s3 import S3
 from aiobaseten.upload.s3_answers import PutPart, StoredObject
 
 T = TypeVar("T")
-
-DEFAULT_MAX_CONNECTIONS = 8
 
 Renew = Callable[[], Awaitable[UploadTarget]]
 """Gets fresh credentials. They may be for another key than the first."""
@@ -88,15 +86,13 @@ class UploadRehearsal:
 
 
 class UploadEngine:
-    """Runs uploads over one S3 client, one memory budget and one bound on connections."""
+    """Runs uploads over one S3 client, within one bound on connections and memory."""
 
     def __init__(self, s3: S3, options: Options, clock: Clock) -> None:
         self.s3 = s3
         self.options = options
         self.clock = clock
-        self.budget = BufferBudget(options.transfer.memory_budget_bytes)
-        self.max_connections = options.transfer.max_connections or DEFAULT_MAX_CONNECTIONS
-        self.connections = anyio.CapacityLimiter(self.max_connections)
+        self.connections = Connections(options.transfer, clock, s3.sent_bytes)
 
     async def upload(
         self, target: UploadTarget, source: Source, *, emit: Emitter, push_id: str = "", renew: Renew | None = None
@@ -169,7 +165,10 @@ class _Upload:
         self._whole: StoredObject | None = None
         self._algorithm = algorithm_for(engine.options.transfer.checksum)
         self._plan = plan_upload(source.size_bytes, engine.options.transfer)
-        self._reader = PartReader(source, self._plan, self._algorithm, engine.budget)
+        self._connections = engine.connections
+        self._reader = PartReader(source, self._plan, self._algorithm, self._connections.budget)
+        self._workers = 0
+        self._all_sent = anyio.Event()
 
     async def run(self) -> UploadReceipt:
         async with self._aborted_on_failure():
@@ -260,18 +259,37 @@ class _Upload:
             await self._send_whole(first)
             return
         await self._call("CreateMultipartUpload", self._create)
+        self._connections.expect_parts_of(self._plan.part_size_bytes)
         if self._source.seekable:
-            for _ in range(min(self._engine.max_connections, self._plan.part_count or MAX_PARTS) - 1):
-                start(self._send_remaining)
-            await self._send_part(first)
-            await self._send_remaining()
+            start(lambda: self._send_remaining(first))
+            await self._employ(start)
         else:
             start(partial(self._send_part, first))
+            start(lambda: self._employ(start))
             await self._hand_out_remaining(start)
+            self._all_sent.set()
 
-    async def _send_remaining(self) -> None:
+    async def _employ(self, start: Callable[[Work], None]) -> None:
+        """Watch the connections while parts are sent, with a worker for each that may be used."""
+        while not self._all_sent.is_set():
+            if self._source.seekable and not self._reader.ended and self._workers < self._connections.limit:
+                self._workers += 1
+                start(self._send_remaining)
+                continue
+            with anyio.move_on_after(LOOK_EVERY_S):
+                await self._all_sent.wait()
+            self._connections.look(wanted=not self._reader.ended)
+
+    async def _send_remaining(self, first: FilledPart | None = None) -> None:
+        """Work until no part is left. The last worker to leave says that all is sent."""
+        if first is not None:
+            self._workers += 1
+            await self._send_part(first)
         while not self._time_is_up() and (part := await self._reader.read_next()) is not None:
             await self._send_part(part)
+        self._workers -= 1
+        if self._workers == 0:
+            self._all_sent.set()
 
     async def _hand_out_remaining(self, start: Callable[[Work], None]) -> None:
         """Read in this one task: an async iterator may hold a cancel scope or a task group open, which belong to one task."""
@@ -280,7 +298,7 @@ class _Upload:
 
     async def _send_whole(self, part: FilledPart) -> None:
         with part:
-            async with self._engine.connections:
+            async with self._connections.for_archives:
                 self._whole = await self._call("PutObject", lambda target: self._s3.put_object(target, part))
             checksum = part.checksums().value
             self._count(PutPart(number=1, size_bytes=len(part.content), etag=self._whole.etag, checksum=checksum))
@@ -289,8 +307,10 @@ class _Upload:
         upload_id = self._upload_id
         assert upload_id is not None
         with part:
-            async with self._engine.connections:
+            async with self._connections.for_parts:
+                begun_s = self._engine.clock.monotonic()
                 put = await self._call("UploadPart", lambda target: self._s3.upload_part(target, upload_id, part))
+                self._connections.part_sent(self._engine.clock.monotonic() - begun_s)
         self._count(put)
 
     def _count(self, put: PutPart) -> None:
@@ -393,6 +413,12 @@ class _Upload:
     async def _call(self, operation: str, call: Callable[[UploadTarget], Awaitable[T]]) -> T:
         """Make an S3 call, repeated while its failures are passing ones, with credentials renewed when they expire."""
 
+        tell = retry_reporter(self._emit, self._push_id, operation)
+
+        def on_retry(error: BaseException, attempt: int, delay_s: float) -> None:
+            self._connections.failed(error)
+            tell(error, attempt, delay_s)
+
         def may_repeat(error: BaseException) -> bool:
             return isinstance(error, BasetenError) and error.retryable and self._gives_up_at is None
 
@@ -404,7 +430,7 @@ class _Upload:
                     options=self._engine.options.retry,
                     clock=self._engine.clock,
                     may_repeat=may_repeat,
-                    on_retry=retry_reporter(self._emit, self._push_id, operation),
+                    on_retry=on_retry,
                 )
             except CredentialsExpired as expired:
                 await self._renew_credentials(target, expired)

@@ -21,6 +21,8 @@ class FilledPart:
         self._buffer = buffer
         self._algorithm = algorithm
         self._checksums: Checksums | None = None
+        self.was_refused = False
+        """Whether the store has once not taken it."""
 
     def checksums(self) -> Checksums:
         """The part's checksum. The first call takes it, and belongs into a worker thread, just before the bytes are sent."""

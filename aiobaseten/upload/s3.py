@@ -23,7 +23,7 @@ from botocore.utils import percent_encode
 
 from aiobaseten.errors import IntegrityError, UploadError
 from aiobaseten.models import UploadTarget
-from aiobaseten.options import Options
+from aiobaseten.options import MiB, Options
 from aiobaseten.upload.checksum import Algorithm, Checksums
 from aiobaseten.upload.flight import Flight
 from aiobaseten.upload.reader import FilledPart
@@ -32,6 +32,7 @@ from aiobaseten.upload.s3_client import bucket_url, call_credentials, make_clien
 from aiobaseten.upload.transport import Request, Transport, refuse_redirect
 
 REGION = re.compile(r"[a-zA-Z0-9-]+")
+WORTH_ASKING_BYTES = MiB
 
 
 class S3:
@@ -45,21 +46,19 @@ class S3:
         self._bucket_urls: dict[tuple[str, str], str] = {}
         self._opening = asyncio.Lock()
 
-    async def put_object(self, target: UploadTarget, part: FilledPart, *, ask_first: bool = False) -> StoredObject:
-        """Store a whole archive in one request.
+    def sent_bytes(self) -> int:
+        """Bytes of archives that were sent so far."""
+        return self._transport.sent_bytes
 
-        :param ask_first: wait for the store's word before the bytes are sent
-        """
-        answer = await self._put(target, part, "PutObject", "", ask_first=ask_first)
+    async def put_object(self, target: UploadTarget, part: FilledPart) -> StoredObject:
+        """Store a whole archive in one request."""
+        answer = await self._put(target, part, "PutObject", "")
         return stored_object(answer, "PutObject", part.checksums())
 
-    async def upload_part(self, target: UploadTarget, upload_id: str, part: FilledPart, *, ask_first: bool = False) -> PutPart:
-        """Store one part. Its memory is not read any more once this has returned or raised.
-
-        :param ask_first: wait for the store's word before the bytes are sent
-        """
+    async def upload_part(self, target: UploadTarget, upload_id: str, part: FilledPart) -> PutPart:
+        """Store one part. Its memory is not read any more once this has returned or raised."""
         query = f"?partNumber={part.number}&uploadId={percent_encode(upload_id, safe='-_.~')}"
-        answer = await self._put(target, part, "UploadPart", query, ask_first=ask_first)
+        answer = await self._put(target, part, "UploadPart", query)
         sums = part.checksums()
         verify(sums, answer, "UploadPart")
         etag = required(answer, "ETag", "UploadPart")
@@ -120,7 +119,8 @@ class S3:
             error.operation = operation
             raise
 
-    async def _put(self, target: UploadTarget, part: FilledPart, operation: str, query: str, *, ask_first: bool) -> dict[str, Any]:
+    async def _put(self, target: UploadTarget, part: FilledPart, operation: str, query: str) -> dict[str, Any]:
+        """Send a part. One that the store has refused before is sent only when the store has said that it wants it now."""
         try:
             client = await self._client(target.region)
             url = await self._object_url(client, target) + query
@@ -135,9 +135,11 @@ class S3:
                 headers=_signed_headers(url, part, target),
                 body=part.content,
                 read_timeout_s=self._options.timeouts.read_s,
-                ask_first=ask_first,
+                ask_first=part.was_refused and len(part.content) >= WORTH_ASKING_BYTES,
             )
+            part.was_refused = True
             answer = self._transport.exchange(flight, request)
+            part.was_refused = answer.status >= 300
             refuse_redirect(answer)
             raw = {"status_code": answer.status, "headers": HeadersDict(answer.headers), "body": answer.content}
             parsed: dict[str, Any] = create_parser("rest-xml").parse(raw, shape)

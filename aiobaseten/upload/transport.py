@@ -26,6 +26,7 @@ from aiobaseten import _network
 from aiobaseten._threads import Check, run_to_end
 from aiobaseten.errors import ConfigurationError, TransportError, UploadError
 from aiobaseten.options import KiB, Options
+from aiobaseten.upload.bandwidth import BandwidthLimit
 from aiobaseten.upload.flight import POOL_CLASSES, Flight, current_flight
 
 T = TypeVar("T")
@@ -69,6 +70,10 @@ class Transport:
         self._options = options
         self._routes: dict[str, _Route] = {}
         self._making_route = threading.Lock()
+        limit = options.transfer.bandwidth_limit_bytes_per_s
+        self._bandwidth = None if limit is None else BandwidthLimit(limit)
+        self._counting = threading.Lock()
+        self._sent_bytes = 0
         self._threads = anyio.CapacityLimiter(math.inf)
         self._scopes: set[anyio.CancelScope] = set()
         self._idle = anyio.Event()
@@ -129,6 +134,11 @@ class Transport:
         told = {name.lower(): value for name, value in response.headers.items()}
         return Answer(status=response.status, headers=told, content=content)
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of bodies that the system has taken so far."""
+        return self._sent_bytes
+
     async def aclose(self) -> None:
         """End what is under way, and close all connections."""
         self._closed = True
@@ -141,9 +151,13 @@ class Transport:
 
     def _slices(self, flight: Flight, body: memoryview | bytes) -> Iterator[memoryview]:
         view = memoryview(body)
-        for start in range(0, len(view), SLICE_BYTES):
-            flight.check()
-            yield view[start : start + SLICE_BYTES]
+        slice_bytes = SLICE_BYTES if self._bandwidth is None else self._bandwidth.slice_bytes
+        for start in range(0, len(view), slice_bytes):
+            piece = view[start : start + slice_bytes]
+            flight.wait(0.0 if self._bandwidth is None else self._bandwidth.reserve(len(piece)))
+            yield piece
+            with self._counting:
+                self._sent_bytes += len(piece)
 
     def _route_to(self, origin: str) -> _Route:
         with self._making_route:

@@ -325,8 +325,8 @@ async def test_cancelling_at_any_moment_leaves_nothing_open(
             await client.push(ab.Push(archive))
         assert await local_stack.multipart_uploads() == []
         assert own_tasks() <= before
-        assert client._open_planes().engine.budget.used_bytes == 0
-        assert client._open_planes().engine.connections.borrowed_tokens == 0
+        assert client._open_planes().engine.connections.budget.used_bytes == 0
+        assert client._open_planes().engine.connections.for_parts.borrowed_tokens == 0
 
 
 def open_files() -> int:

@@ -108,7 +108,7 @@ async def test_the_budget_bounds_what_is_in_memory() -> None:
     async with rig(options) as r:
         await r.upload(random_bytes(40 * MiB))
         assert r.server.most_in_flight <= 2
-        assert r.engine.budget.used_bytes == 0
+        assert r.engine.connections.budget.used_bytes == 0
 
 
 async def test_requests_declare_checksums_and_sign_the_body_over_plain_http() -> None:
@@ -491,8 +491,8 @@ async def test_cancelling_during_any_call_leaves_nothing_behind(operation: str) 
                 go_on.set()
         assert scope.cancelled_caught
         assert r.server.uploads == {}
-        assert r.engine.budget.used_bytes == 0
-        assert r.engine.connections.borrowed_tokens == 0
+        assert r.engine.connections.budget.used_bytes == 0
+        assert r.engine.connections.for_parts.borrowed_tokens == 0
         assert r.told(Retrying) == []
 
 
@@ -517,7 +517,7 @@ async def test_cancelling_at_any_moment_leaves_no_upload(delay_ms: int) -> None:
         with anyio.move_on_after(delay_ms / 1000):
             await r.upload(random_bytes(30 * MiB))
         assert r.server.uploads == {}
-        assert r.engine.budget.used_bytes == 0
+        assert r.engine.connections.budget.used_bytes == 0
 
 
 async def test_over_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
@@ -655,7 +655,7 @@ async def test_an_iterator_whose_own_task_was_cancelled_is_a_failure() -> None:
             await r.upload(chunks())
         assert r.server.objects == {}
         assert r.server.uploads == {}
-        assert r.engine.budget.used_bytes == 0
+        assert r.engine.connections.budget.used_bytes == 0
 
 
 async def test_an_iterator_may_hold_a_task_group_and_a_time_limit_open() -> None:
@@ -865,7 +865,7 @@ async def test_a_cancelled_upload_sends_no_more_bytes() -> None:
             with anyio.fail_after(10):
                 await ended.wait()
             assert received < size
-            assert engine.budget.used_bytes == 0
+            assert engine.connections.budget.used_bytes == 0
     finally:
         server.close()
         await server.wait_closed()
