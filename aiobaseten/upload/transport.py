@@ -274,9 +274,7 @@ class S3Session(AIOHTTPSession):
     async def close(self) -> None:
         """As `__aexit__`."""
 
-    async def send(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # as it is, not as the stubs say
-        self, request: AWSPreparedRequest
-    ) -> AioAWSResponse:
+    async def _send(self, request: AWSPreparedRequest) -> AioAWSResponse:
         """Make one exchange.
 
         :raises TransportError: if there is no answer
@@ -296,6 +294,8 @@ class S3Session(AIOHTTPSession):
         refuse_redirect(answer)
         headers: Any = answer.headers
         return AioAWSResponse(request.url, answer.status, headers, ReadContent(answer.content))
+
+    send: Any = _send  # The stubs have it take and return what requests does, which it never did.
 
 
 def _text_items(headers: Any) -> Iterator[tuple[str, str]]:
