@@ -3,7 +3,7 @@
 Each reads the same file part by part into reused buffers, takes the CRC64NVME of each, and sends as many parts at once as the
 others. What differs is who signs, and where the bytes are written: aiobotocore's client over aiohttp on the caller's loop, the
 same on an event loop in a thread of its own, the same client over botocore's own urllib3 session in threads, and requests that are
-put together without the client, signed by botocore's signer and sent by urllib3 in threads.
+put together without the client and signed by botocore's signer, over aiohttp and over urllib3.
 """
 
 from __future__ import annotations
@@ -107,12 +107,9 @@ class Read:
         return b""
 
 
-def aiohttp_session(settings: Settings) -> type:
-    """Writes the buffer itself, in slices, where aiobotocore's own session would read and copy it in pieces of 64 KiB."""
+def slices_payload() -> type:
+    """Writes the buffer itself, in slices, where aiohttp's own payload would read and copy it in pieces of 64 KiB."""
     import aiohttp
-    from aiobotocore.awsrequest import AioAWSResponse
-    from aiobotocore.httpsession import AIOHTTPSession
-    from yarl import URL
 
     class Slices(aiohttp.Payload):
         _autoclose = True
@@ -131,6 +128,18 @@ def aiohttp_session(settings: Settings) -> type:
         async def write_with_length(self, writer: Any, content_length: int | None) -> None:  # noqa: ARG002 - it is ours
             await self.write(writer)
 
+    return Slices
+
+
+def aiohttp_session(settings: Settings) -> type:
+    """As aiobotocore's own, but for how it writes the body."""
+    import aiohttp
+    from aiobotocore.awsrequest import AioAWSResponse
+    from aiobotocore.httpsession import AIOHTTPSession
+    from yarl import URL
+
+    slices = slices_payload()
+
     class Session(AIOHTTPSession):
         async def __aenter__(self) -> Self:
             tls = ssl.create_default_context(cafile=settings.ca_bundle)
@@ -141,7 +150,7 @@ def aiohttp_session(settings: Settings) -> type:
             del request.headers["Expect"]
             headers = {name: value.decode() if isinstance(value, bytes) else value for name, value in request.headers.items()}
             url = URL(request.url, encoded=True)
-            async with self.session.put(url, headers=headers, data=Slices(request.body.buffer)) as response:
+            async with self.session.put(url, headers=headers, data=slices(request.body.buffer)) as response:
                 await response.read()
             return AioAWSResponse(request.url, response.status, response.headers, Read())
 
@@ -173,10 +182,11 @@ async def on_the_callers_loop(settings: Settings) -> Put:
     return await client_over(aiohttp_session(settings), settings)
 
 
-async def on_a_loop_of_its_own(settings: Settings) -> Put:
+async def elsewhere(start: Callable[[], Awaitable[Put]]) -> Put:
+    """What `start` gives, on an event loop in a thread of its own."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
-    starting = client_over(aiohttp_session(settings), settings)
+    starting: Any = start()
     there = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(starting, loop))
 
     async def put(number: int, part: memoryview, checksum: str) -> None:
@@ -186,12 +196,20 @@ async def on_a_loop_of_its_own(settings: Settings) -> Put:
     return put
 
 
+async def on_a_loop_of_its_own(settings: Settings) -> Put:
+    return await elsewhere(lambda: on_the_callers_loop(settings))
+
+
+async def on_a_loop_without_the_client(settings: Settings) -> Put:
+    return await elsewhere(lambda: without_the_client(settings))
+
+
 async def in_threads_of_botocore(settings: Settings) -> Put:
     return await client_over(urllib3_session(settings), settings)
 
 
-async def in_threads_without_the_client(settings: Settings) -> Put:
-    import urllib3
+def signed_headers(url: str, part: memoryview, checksum: str) -> dict[str, str]:
+    """What botocore's signer makes of a request."""
     from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import ReadOnlyCredentials
@@ -200,14 +218,40 @@ async def in_threads_without_the_client(settings: Settings) -> Put:
         def payload(self, request: AWSRequest) -> str:  # noqa: ARG002 - as botocore calls it
             return UNSIGNED_PAYLOAD
 
+    request = AWSRequest("PUT", url, headers={"x-amz-checksum-crc64nvme": checksum})
+    Signer(ReadOnlyCredentials(ACCESS_KEY, SECRET_KEY, TOKEN), "s3", REGION).add_auth(request)
+    return {**dict(request.headers.items()), "Content-Length": str(len(part))}
+
+
+def part_url(settings: Settings, number: int) -> str:
+    return f"{settings.url}/bucket/key?partNumber={number}&uploadId=1"
+
+
+async def without_the_client(settings: Settings) -> Put:
+    import aiohttp
+    from yarl import URL
+
+    slices = slices_payload()
+    tls = ssl.create_default_context(cafile=settings.ca_bundle)
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls))
+
+    async def put(number: int, part: memoryview, checksum: str) -> None:
+        url = part_url(settings, number)
+        headers = signed_headers(url, part, checksum)
+        async with session.put(URL(url, encoded=True), headers=headers, data=slices(part)) as response:
+            assert response.status == 200
+
+    return put
+
+
+async def in_threads_without_the_client(settings: Settings) -> Put:
+    import urllib3
+
     pool = urllib3.PoolManager(maxsize=CONNECTIONS, ssl_context=ssl.create_default_context(cafile=settings.ca_bundle))
-    signer = Signer(ReadOnlyCredentials(ACCESS_KEY, SECRET_KEY, TOKEN), "s3", REGION)
 
     def send(number: int, part: memoryview, checksum: str) -> None:
-        url = f"{settings.url}/bucket/key?partNumber={number}&uploadId=1"
-        request = AWSRequest("PUT", url, headers={"x-amz-checksum-crc64nvme": checksum})
-        signer.add_auth(request)
-        headers = {**dict(request.headers.items()), "Content-Length": str(len(part))}
+        url = part_url(settings, number)
+        headers = signed_headers(url, part, checksum)
         slices: Any = (part[start : start + SLICE_BYTES] for start in range(0, len(part), SLICE_BYTES))
         assert pool.urlopen("PUT", url, body=slices, headers=headers, retries=False).status == 200
 
@@ -218,6 +262,7 @@ CANDIDATES: dict[str, Callable[[Settings], Awaitable[Put]]] = {
     "aioboto3's client, aiohttp on the caller's loop": on_the_callers_loop,
     "aioboto3's client, aiohttp on a loop of its own": on_a_loop_of_its_own,
     "aioboto3's client, botocore's urllib3 session in threads": in_threads_of_botocore,
+    "signed without the client, aiohttp on a loop of its own": on_a_loop_without_the_client,
     "signed without the client, urllib3 in threads": in_threads_without_the_client,
 }
 

@@ -261,6 +261,7 @@ class _Upload:
         await self._call("CreateMultipartUpload", self._create)
         self._connections.expect_parts_of(self._plan.part_size_bytes)
         if self._source.seekable:
+            self._workers += 1
             start(lambda: self._send_remaining(first))
             await self._employ(start)
         else:
@@ -283,7 +284,6 @@ class _Upload:
     async def _send_remaining(self, first: FilledPart | None = None) -> None:
         """Work until no part is left. The last worker to leave says that all is sent."""
         if first is not None:
-            self._workers += 1
             await self._send_part(first)
         while not self._time_is_up() and (part := await self._reader.read_next()) is not None:
             await self._send_part(part)

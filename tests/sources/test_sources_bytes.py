@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from support.trees import Link, archive_of, open_directory_for_all, plant_model, read_all, unprivileged
 
 from aiobaseten.errors import ArchiveError, InvalidPush, SourceChanged
+from aiobaseten.options import MiB
 from aiobaseten.sources import Source, files, open_source
 from aiobaseten.sources.buffer import SLICE_BYTES
 from aiobaseten.sources.file import FileSource
@@ -618,3 +619,23 @@ async def test_every_source_is_its_own_context_manager(tmp_path: Path) -> None:
         assert isinstance(source, Source)
         async with source as same:
             assert same is source
+
+
+async def test_large_files_are_read_ahead_of_and_small_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[tuple[int, int]] = []
+    monkeypatch.setattr(files, "read_ahead", lambda _, offset, size_bytes: announced.append((offset, size_bytes)))
+    file = tmp_path / "archive.bin"
+    file.write_bytes(bytes(3 * MiB))
+    async with await open_source(file) as source:
+        await source.read_into(MiB, memoryview(bytearray(2 * MiB)))
+        await source.read_into(0, memoryview(bytearray(1000)))
+    assert announced == [(MiB, 2 * MiB + files.READ_AHEAD_BYTES)]
+
+
+def test_reading_ahead_is_only_a_wish(tmp_path: Path) -> None:
+    file = tmp_path / "archive.bin"
+    file.write_bytes(bytes(1000))
+    with files.opened(str(file), follow=True) as descriptor:
+        files._read_ahead(descriptor, 0, 1000)
+        files._no_read_ahead(descriptor, 0, 1000)
+    files._read_ahead(descriptor, 0, 1000)  # closed
