@@ -34,6 +34,8 @@ from aiobaseten.upload.transport import Request, Transport, refuse_redirect
 REGION = re.compile(r"[a-zA-Z0-9-]+")
 WORTH_ASKING_BYTES = MiB
 
+_PARSER = create_parser("rest-xml")
+
 
 class S3:
     """The object store, for all uploads of a client."""
@@ -142,7 +144,7 @@ class S3:
             part.was_refused = answer.status >= 300
             refuse_redirect(answer)
             raw = {"status_code": answer.status, "headers": HeadersDict(answer.headers), "body": answer.content}
-            parsed: dict[str, Any] = create_parser("rest-xml").parse(raw, shape)
+            parsed: dict[str, Any] = _PARSER.parse(raw, shape)
             return parsed
 
         try:

@@ -26,12 +26,11 @@ from aiobaseten import _network
 from aiobaseten._threads import Check, run_to_end
 from aiobaseten.errors import ConfigurationError, TransportError, UploadError
 from aiobaseten.options import KiB, Options
-from aiobaseten.upload.bandwidth import BandwidthLimit
+from aiobaseten.upload.bandwidth import LARGEST_SLICE_BYTES, BandwidthLimit
 from aiobaseten.upload.flight import POOL_CLASSES, Flight, current_flight
 
 T = TypeVar("T")
 
-SLICE_BYTES = 256 * KiB
 MAX_IDLE_CONNECTIONS = 1024
 MAX_ANSWER_BYTES = 1024 * KiB
 
@@ -151,7 +150,7 @@ class Transport:
 
     def _slices(self, flight: Flight, body: memoryview | bytes) -> Iterator[memoryview]:
         view = memoryview(body)
-        slice_bytes = SLICE_BYTES if self._bandwidth is None else self._bandwidth.slice_bytes
+        slice_bytes = LARGEST_SLICE_BYTES if self._bandwidth is None else self._bandwidth.slice_bytes
         for start in range(0, len(view), slice_bytes):
             piece = view[start : start + slice_bytes]
             flight.wait(0.0 if self._bandwidth is None else self._bandwidth.reserve(len(piece)))

@@ -28,6 +28,7 @@ from support.model_dirs import model_dir
 from support.processes import names_in
 from support.rest import s3_client
 from support.scripted_api import answer, scripted_api
+from support.terminals import output_and_terminal
 
 import aiobaseten as ab
 from aiobaseten.cli import bench
@@ -709,18 +710,7 @@ async def test_the_document_goes_to_stdout_while_a_bar_is_on_the_terminal(servic
     arguments = ["--to", "baseten", "--size", "20MiB", "--connections", "auto", "--json"]
     with running(*arguments, stdout=subprocess.PIPE, stderr=child_end) as process:
         os.close(child_end)
-        shown_bytes: list[bytes] = []
-
-        def drain() -> None:
-            with contextlib.suppress(OSError):  # how Linux tells that the other end has closed
-                while piece := os.read(terminal, 4096):
-                    shown_bytes.append(piece)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, drain)
-            assert process.stdout is not None
-            out = await anyio.to_thread.run_sync(process.stdout.read)
-    os.close(terminal)
+        out, shown_bytes = await output_and_terminal(process, terminal)
     assert process.returncode == Exit.DONE
     assert len(json.loads(out)["steps"]) == 1
-    assert b"s left" in b"".join(shown_bytes)
+    assert b"s left" in shown_bytes

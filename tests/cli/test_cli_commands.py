@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -20,6 +19,7 @@ import pytest
 from support.clock import FakeClock
 from support.model_dirs import model_dir
 from support.processes import processes_of, until
+from support.terminals import output_and_terminal
 
 from aiobaseten.cli.app import run
 from aiobaseten.events import Committed
@@ -321,22 +321,11 @@ async def test_results_go_to_stdout_while_bars_are_on_the_terminal(tmp_path: Pat
         text=True,
     ) as process:
         os.close(child_end)
-        shown: list[bytes] = []
-
-        def drain() -> None:
-            with contextlib.suppress(OSError):  # how Linux tells that the other end has closed
-                while piece := os.read(terminal, 4096):
-                    shown.append(piece)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, drain)
-            assert process.stdout is not None
-            out = await anyio.to_thread.run_sync(process.stdout.read)
-        os.close(terminal)
+        out, shown = await output_and_terminal(process, terminal)
     assert process.returncode == 0
     (record,) = records(out)
     assert record["model_name"] == name
-    assert name.encode() in b"".join(shown)
+    assert name.encode() in shown
 
 
 async def test_a_deployment_that_fails_while_waited_for_is_named(
