@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 
 import anyio
@@ -12,6 +13,7 @@ from aiobaseten.options import DEFAULT_MEMORY_BUDGET_BYTES, MiB, TransferOptions
 from aiobaseten.retry import Clock
 from aiobaseten.upload.budget import BufferBudget
 from aiobaseten.upload.plan import DEFAULT_PART_SIZE_BYTES
+from aiobaseten.upload.transport import Sent
 from aiobaseten.upload.tuning import ConnectionTuner
 
 START = 4
@@ -25,20 +27,22 @@ LOOK_EVERY_S = 0.1
 class Connections:
     """The bounds that all uploads of a client share.
 
-    :param sent_bytes: tells how many bytes of bodies were sent so far
+    :param sent: tells what was sent so far
     :ivar for_parts: a slot for each part that may travel
     :ivar for_archives: a slot for each archive that may travel in a single request
     :ivar budget: the memory for both
     """
 
-    def __init__(self, options: TransferOptions, clock: Clock, sent_bytes: Callable[[], int]) -> None:
+    def __init__(self, options: TransferOptions, clock: Clock, sent: Callable[[], Sent]) -> None:
         self._clock = clock
-        self._sent_bytes = sent_bytes
+        self._sent = sent
         self._budget_bytes = options.memory_budget_bytes
         self._may_raise_budget = options.max_connections is None and options.memory_budget_bytes == DEFAULT_MEMORY_BUDGET_BYTES
         self._part_size_bytes = options.part_size_bytes or DEFAULT_PART_SIZE_BYTES
         in_memory = MOST if self._may_raise_budget else max(1, min(MOST, self._budget_bytes // self._part_size_bytes))
-        self._tuner = ConnectionTuner(start=START, at_most=in_memory) if options.max_connections is None else None
+        self._tuner = None
+        if options.max_connections is None:
+            self._tuner = ConnectionTuner(start=START, at_most=in_memory, processors=usable_processors())
         self._looked_s = -math.inf
         self._wanted = False
         self.for_parts = anyio.CapacityLimiter(self._tuner.limit if self._tuner else options.max_connections or START)
@@ -76,8 +80,15 @@ class Connections:
         if self._tuner is None or now_s < self._looked_s + LOOK_EVERY_S / 2:
             return
         self._looked_s = now_s
-        in_use = int(self.for_parts.borrowed_tokens)
-        self._set(self._tuner.observe(now_s=now_s, sent_bytes=self._sent_bytes(), in_use=in_use, wanted=self._wanted))
+        sent = self._sent()
+        limit = self._tuner.observe(
+            now_s=now_s,
+            sent_bytes=sent.size_bytes,
+            cpu_s=sent.cpu_s,
+            in_use=int(self.for_parts.borrowed_tokens),
+            wanted=self._wanted,
+        )
+        self._set(limit)
         self._wanted = False
 
     def _set(self, limit: int) -> None:
@@ -88,3 +99,10 @@ class Connections:
         if self._may_raise_budget:
             needed_bytes = min(self.limit * self._part_size_bytes, MOST_RAISED_BUDGET_BYTES)
             self.budget.resize(max(self._budget_bytes, needed_bytes))
+
+
+def usable_processors() -> int:
+    """How many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -92,7 +92,7 @@ class UploadEngine:
         self.s3 = s3
         self.options = options
         self.clock = clock
-        self.connections = Connections(options.transfer, clock, s3.sent_bytes)
+        self.connections = Connections(options.transfer, clock, s3.sent)
 
     async def upload(
         self, target: UploadTarget, source: Source, *, emit: Emitter, push_id: str = "", renew: Renew | None = None

@@ -29,7 +29,7 @@ from aiobaseten.upload.flight import Flight
 from aiobaseten.upload.reader import FilledPart
 from aiobaseten.upload.s3_answers import PutPart, StoredObject, required, stored_object, upload_error, verify
 from aiobaseten.upload.s3_client import bucket_url, call_credentials, make_client
-from aiobaseten.upload.transport import Request, Transport, refuse_redirect
+from aiobaseten.upload.transport import Request, Sent, Transport, refuse_redirect
 
 REGION = re.compile(r"[a-zA-Z0-9-]+")
 WORTH_ASKING_BYTES = MiB
@@ -48,9 +48,9 @@ class S3:
         self._bucket_urls: dict[tuple[str, str], str] = {}
         self._opening = asyncio.Lock()
 
-    def sent_bytes(self) -> int:
-        """Bytes of archives that were sent so far."""
-        return self._transport.sent_bytes
+    def sent(self) -> Sent:
+        """What was sent so far."""
+        return self._transport.sent
 
     async def put_object(self, target: UploadTarget, part: FilledPart) -> StoredObject:
         """Store a whole archive in one request."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
@@ -62,6 +63,18 @@ class Answer:
     content: bytes
 
 
+@attrs.frozen(kw_only=True)
+class Sent:
+    """What was sent, and what that cost.
+
+    :param size_bytes: bytes of bodies that the system has taken
+    :param cpu_s: CPU seconds of the threads that sent them, counted as each request ends
+    """
+
+    size_bytes: int
+    cpu_s: float
+
+
 class Transport:
     """Connections to the object store, and the threads that use them."""
 
@@ -72,7 +85,7 @@ class Transport:
         limit = options.transfer.bandwidth_limit_bytes_per_s
         self._bandwidth = None if limit is None else BandwidthLimit(limit)
         self._counting = threading.Lock()
-        self._sent_bytes = 0
+        self._sent = Sent(size_bytes=0, cpu_s=0.0)
         self._threads = anyio.CapacityLimiter(math.inf)
         self._scopes: set[anyio.CancelScope] = set()
         self._idle = anyio.Event()
@@ -89,7 +102,11 @@ class Transport:
 
         def fly(_: Check) -> T:
             current_flight.set(flight)
-            return work(flight)
+            begun_s = time.thread_time()
+            try:
+                return work(flight)
+            finally:
+                self._count(cpu_s=time.thread_time() - begun_s)
 
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
@@ -134,9 +151,9 @@ class Transport:
         return Answer(status=response.status, headers=told, content=content)
 
     @property
-    def sent_bytes(self) -> int:
-        """Bytes of bodies that the system has taken so far."""
-        return self._sent_bytes
+    def sent(self) -> Sent:
+        """All that was sent so far."""
+        return self._sent
 
     async def aclose(self) -> None:
         """End what is under way, and close all connections."""
@@ -155,8 +172,11 @@ class Transport:
             piece = view[start : start + slice_bytes]
             flight.wait(0.0 if self._bandwidth is None else self._bandwidth.reserve(len(piece)))
             yield piece
-            with self._counting:
-                self._sent_bytes += len(piece)
+            self._count(size_bytes=len(piece))
+
+    def _count(self, *, size_bytes: int = 0, cpu_s: float = 0.0) -> None:
+        with self._counting:
+            self._sent = Sent(size_bytes=self._sent.size_bytes + size_bytes, cpu_s=self._sent.cpu_s + cpu_s)
 
     def _route_to(self, origin: str) -> _Route:
         with self._making_route:

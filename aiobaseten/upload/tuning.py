@@ -4,13 +4,16 @@ The idea is that of performance-oriented congestion control (Dong et al., "PCC",
 rate: double as TCP's slow start does while that clearly pays; then try some more or some fewer now and then, and keep what a
 measurement shows to be better. A number n that carries r bytes/s is worth ``r / n**price``, so that connections which bring next to
 nothing are given up. Only an answer such as SlowDown lowers the number without a measurement, multiplicatively, as AIMD does.
-Latency has no rule of its own: with n connections always busy, parts that take longer and a rate that falls are one thing.
+Latency has no rule of its own: with n connections always busy, parts that take longer and a rate that falls are one thing. Where
+the processors are what holds uploads back, more are not tried: they would only keep the caller's own work waiting.
 """
 
 from __future__ import annotations
 
 import math
 from statistics import median
+
+import attrs
 
 from aiobaseten.errors import ConfigurationError
 
@@ -28,9 +31,25 @@ SETTLE_S = 0.1
 SAMPLE_S, SAMPLE_BYTES = 0.25, 300 * 1024
 """A sample that has neither is about how slices fall, and is made longer."""
 GLIMPSE_SAMPLES = 3
+BUSY_SHARE = 0.25
+"""Of the host's processors, taken by the threads that send. The rest of an upload needs as much again, and so does its host."""
 HALF_LOOK_S, LOOK_S, LONG_LOOK_S, LONGEST_LOOK_S = 0.5, 1.0, 2.0, 10.0
 FIRST_UP_S, FIRST_DOWN_S, FIRST_QUIET_S = 1.0, 4.0, 1.5
 LONGEST_UP_S, LONGEST_DOWN_S, LONGEST_QUIET_S = 4.0, 32.0, 32.0
+
+
+@attrs.frozen
+class _Sample:
+    seconds: float
+    size_bytes: int
+    cpu_s: float
+
+    def __add__(self, other: _Sample) -> _Sample:
+        return _Sample(self.seconds + other.seconds, self.size_bytes + other.size_bytes, self.cpu_s + other.cpu_s)
+
+    @property
+    def rate(self) -> float:
+        return self.size_bytes / self.seconds
 
 
 class ConnectionTuner:
@@ -38,13 +57,15 @@ class ConnectionTuner:
 
     :param start: the number to begin with, unless `at_most` is smaller
     :param at_most: the most it ever says, such as the parts that fit into the memory budget
+    :param processors: of the host
     :raises ConfigurationError: when `start` or `at_most` is below 1
     """
 
-    def __init__(self, *, start: int = 4, at_most: int) -> None:
+    def __init__(self, *, start: int = 4, at_most: int, processors: int) -> None:
         if min(start, at_most) < 1:
             raise ConfigurationError(f"start and at_most must be at least 1, not {start} and {at_most}")
         self._at_most = at_most
+        self._processors = processors
         self._limit = self._kept = min(start, at_most)
         """The same, unless another number than the one that is kept is being tried."""
         self._kept_rate = 0.0
@@ -53,8 +74,8 @@ class ConnectionTuner:
         self._up_at_s = self._down_at_s = self._settled_s = self._pushed_back_s = -math.inf
         self._refused_at: int | None = None
         self._part_s: float | None = None
-        self._seen: tuple[float, int] | None = None
-        self._samples: list[tuple[float, int]] = []
+        self._seen: tuple[float, int, float] | None = None
+        self._samples: list[_Sample] = []
 
     @property
     def limit(self) -> int:
@@ -76,30 +97,30 @@ class ConnectionTuner:
             self._move(self._kept, now_s)
         return self._limit
 
-    def observe(self, *, now_s: float, sent_bytes: int, in_use: int, wanted: bool) -> int:
+    def observe(self, *, now_s: float, sent_bytes: int, cpu_s: float, in_use: int, wanted: bool) -> int:
         """Take note of how things go, about every 100 ms while uploads run. Returns the new limit.
 
         :param sent_bytes: handed to sockets so far, by all uploads since the client began
+        :param cpu_s: CPU seconds that went into sending them
         :param in_use: connections that carry a part now
         :param wanted: whether more than the limit would have been used since the last call; a low rate says nothing otherwise
         """
-        seen_s, seen_bytes = self._seen or (now_s, sent_bytes)
-        self._seen = (now_s, sent_bytes)
+        seen_s, seen_bytes, seen_cpu_s = self._seen or (now_s, sent_bytes, cpu_s)
+        self._seen = (now_s, sent_bytes, cpu_s)
         if not wanted or in_use < 0.75 * self._limit or not 0 < now_s - seen_s < LOOK_S:
             self._move(self._limit, now_s)
         elif in_use > 1.125 * self._limit:
             self._samples.clear()  # Parts from before the limit was lowered are still on their way.
         elif seen_s >= self._settled_s:
-            seconds, size_bytes = now_s - seen_s, sent_bytes - seen_bytes
-            if self._samples and self._samples[-1][0] < SAMPLE_S and self._samples[-1][1] < SAMPLE_BYTES:
-                begun_s, begun_bytes = self._samples.pop()
-                seconds, size_bytes = begun_s + seconds, begun_bytes + size_bytes
-            self._samples.append((seconds, size_bytes))
+            sample = _Sample(now_s - seen_s, sent_bytes - seen_bytes, cpu_s - seen_cpu_s)
+            if self._samples and self._samples[-1].seconds < SAMPLE_S and self._samples[-1].size_bytes < SAMPLE_BYTES:
+                sample += self._samples.pop()
+            self._samples.append(sample)
             self._judge(now_s)
         return self._limit
 
     def _judge(self, now_s: float) -> None:
-        rate = sum(size for _, size in self._samples) / sum(seconds for seconds, _ in self._samples)
+        rate = self._all.rate
         if self._ramping:
             self._judge_ramp(now_s, rate)
         elif self._limit > self._kept:
@@ -108,7 +129,7 @@ class ConnectionTuner:
             self._judge_fewer(now_s, rate)
         elif self._looked(LOOK_S):
             self._kept_rate = rate
-            if self._kept < self._at_most and now_s >= self._up_at_s:
+            if self._kept < self._at_most and now_s >= self._up_at_s and not self._processors_are_busy:
                 self._move(self._more(MORE), now_s)
             elif self._kept > 1 and now_s >= self._down_at_s:
                 self._move(min(self._kept - 1, round(self._kept * FEWER)), now_s)
@@ -118,12 +139,16 @@ class ConnectionTuner:
     def _judge_ramp(self, now_s: float, rate: float) -> None:
         recent = self._samples[-GLIMPSE_SAMPLES:]
         # The median leaves out the moment in which a connection fills its send buffer.
-        glimpse = median(size / seconds for seconds, size in recent) if len(recent) == GLIMPSE_SAMPLES else 0.0
+        glimpse = median(sample.rate for sample in recent) if len(recent) == GLIMPSE_SAMPLES else 0.0
         best = max(glimpse, rate if self._looked(HALF_LOOK_S) else 0.0)
         if self._limit == self._kept:
             if glimpse or self._looked(LOOK_S):
+                busy = self._processors_are_busy
                 self._keep(glimpse or rate)
-                self._ramp(now_s)
+                if busy:
+                    self._stay(now_s)
+                else:
+                    self._ramp(now_s)
         elif best and best >= self._kept_rate * (1 + CLEARLY * (self._limit / self._kept - 1)):
             self._keep(best)
             self._ramp(now_s)
@@ -163,7 +188,16 @@ class ConnectionTuner:
     def _looked(self, at_least_s: float) -> bool:
         """Whether samples span that time, and what a part takes: in that time each send buffer fills as often as it drains."""
         part_s = min(LONGEST_LOOK_S, self._part_s or LONGEST_LOOK_S)
-        return sum(seconds for seconds, _ in self._samples) >= max(at_least_s, part_s) - 1e-6
+        return self._all.seconds >= max(at_least_s, part_s) - 1e-6
+
+    @property
+    def _all(self) -> _Sample:
+        return sum(self._samples, _Sample(0.0, 0, 0.0))
+
+    @property
+    def _processors_are_busy(self) -> bool:
+        everything = self._all
+        return everything.cpu_s >= BUSY_SHARE * self._processors * everything.seconds
 
     def _ramp(self, now_s: float) -> None:
         self._ramping = self._kept < self._at_most

@@ -31,7 +31,7 @@ class Tuner(Protocol):
     @property
     def limit(self) -> int: ...
 
-    def observe(self, *, now_s: float, sent_bytes: int, in_use: int, wanted: bool) -> int: ...
+    def observe(self, *, now_s: float, sent_bytes: int, cpu_s: float, in_use: int, wanted: bool) -> int: ...
 
     def part_sent(self, *, duration_s: float) -> None: ...
 
@@ -112,7 +112,7 @@ class FixedNumber:
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
-    def observe(self, *, now_s: float, sent_bytes: int, in_use: int, wanted: bool) -> int:
+    def observe(self, *, now_s: float, sent_bytes: int, cpu_s: float, in_use: int, wanted: bool) -> int:
         return self.limit
 
     def part_sent(self, *, duration_s: float) -> None:
@@ -218,7 +218,7 @@ def upload(link: Link, tuner: Tuner, *, seconds: int, seed: int = 0, demand: Cal
         if tick % TICKS_PER_OBSERVATION == 0:
             sent_bytes = int(run.handed_bytes) // SLICE_BYTES * SLICE_BYTES
             wanted = demand(began_s) > tuner.limit
-            limits.append((now_s, tuner.observe(now_s=now_s, sent_bytes=sent_bytes, in_use=run.in_use, wanted=wanted)))
+            limits.append((now_s, tuner.observe(now_s=now_s, sent_bytes=sent_bytes, cpu_s=0.0, in_use=run.in_use, wanted=wanted)))
         if tick % round(1 / TICK_S) == 0:
             by_second.append(run.delivered_bytes)
     return Run(delivered_bytes=by_second, limits=limits, refused=run.refused)

@@ -10,7 +10,8 @@ from support.uploads import PATIENT, random_bytes, rig
 from aiobaseten.errors import TransportError, UploadError
 from aiobaseten.options import MiB, Options, TransferOptions
 from aiobaseten.retry import Clock
-from aiobaseten.upload.connections import MOST_RAISED_BUDGET_BYTES, START, Connections
+from aiobaseten.upload.connections import MOST_RAISED_BUDGET_BYTES, START, Connections, usable_processors
+from aiobaseten.upload.transport import Sent
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +25,9 @@ class Scene:
         self.now_s = 100.0
         self.sent = 0.0
         self.bytes_per_s = bytes_per_s
-        self.connections = Connections(options, Clock(monotonic=lambda: self.now_s), lambda: int(self.sent))
+        self.connections = Connections(
+            options, Clock(monotonic=lambda: self.now_s), lambda: Sent(size_bytes=int(self.sent), cpu_s=0.0)
+        )
 
     async def pass_time(self, seconds: float) -> None:
         limiter = self.connections.for_parts
@@ -131,7 +134,7 @@ async def test_the_bandwidth_limit_is_shared_by_uploads() -> None:
         bodies = len(data) + 1000  # and that of Complete
         assert bodies < sum(reserved) < bodies + 1000
         assert max(reserved) <= bandwidth.slice_bytes
-        assert r.engine.s3.sent_bytes() == sum(reserved)
+        assert r.engine.s3.sent().size_bytes == sum(reserved)
 
 
 async def test_many_workers_are_employed_as_connections_grow() -> None:
@@ -140,3 +143,7 @@ async def test_many_workers_are_employed_as_connections_grow() -> None:
         await r.upload(random_bytes(60 * MiB))
         assert r.server.most_in_flight <= 7
         assert r.engine.connections.budget.used_bytes == 0
+
+
+def test_at_least_one_processor_can_be_used() -> None:
+    assert usable_processors() >= 1

@@ -66,7 +66,7 @@ def best_fixed(link: Link, seconds: int, seed: int) -> float:
 
 
 def tuned(link: Link, seconds: int, *, seed: int = 0, at_most: int = AT_MOST) -> Run:
-    return upload(link, ConnectionTuner(at_most=at_most), seconds=seconds, seed=seed)
+    return upload(link, ConnectionTuner(at_most=at_most, processors=2), seconds=seconds, seed=seed)
 
 
 def limits_of(run: Run) -> set[int]:
@@ -141,7 +141,7 @@ def test_any_plausible_link(link: Link, seed: int) -> None:
 
 
 def test_nothing_changes_without_demand() -> None:
-    tuner = ConnectionTuner(at_most=AT_MOST)
+    tuner = ConnectionTuner(at_most=AT_MOST, processors=2)
     run = upload(LINKS["4 MiB/s per connection"], tuner, seconds=20, demand=lambda _: 3)
     assert limits_of(run) == {4}
     assert run.by(20) > 0
@@ -150,40 +150,42 @@ def test_nothing_changes_without_demand() -> None:
 def test_what_was_learnt_outlasts_a_pause() -> None:
     pause = range(10, 40)
     link = LINKS["8 MiB/s per connection, 100 in all"]
-    run = upload(link, ConnectionTuner(at_most=AT_MOST), seconds=60, demand=lambda at_s: 0 if int(at_s) in pause else 1000)
+    run = upload(
+        link, ConnectionTuner(at_most=AT_MOST, processors=2), seconds=60, demand=lambda at_s: 0 if int(at_s) in pause else 1000
+    )
     assert run.limit_at(39) == run.limit_at(10.5) >= 8
     assert run.by(60) - run.by(40) >= 0.9 * best_fixed(link, 20, 0)
 
 
 def test_a_pause_in_which_nobody_calls_is_not_taken_for_a_slow_link() -> None:
-    tuner = ConnectionTuner(at_most=AT_MOST)
+    tuner = ConnectionTuner(at_most=AT_MOST, processors=2)
     sent_bytes = 0
     for step in range(20):
         sent_bytes += 50 * MiB * tuner.limit // 10
         tuner.part_sent(duration_s=0.15)
-        tuner.observe(now_s=step / 10, sent_bytes=sent_bytes, in_use=tuner.limit, wanted=True)
+        tuner.observe(now_s=step / 10, sent_bytes=sent_bytes, cpu_s=0.0, in_use=tuner.limit, wanted=True)
     limit = tuner.limit
     assert limit > 4
-    assert tuner.observe(now_s=3600, sent_bytes=sent_bytes, in_use=limit, wanted=True) == limit
+    assert tuner.observe(now_s=3600, sent_bytes=sent_bytes, cpu_s=0.0, in_use=limit, wanted=True) == limit
     sent_bytes += 50 * MiB * limit // 10
-    assert tuner.observe(now_s=3600.1, sent_bytes=sent_bytes, in_use=limit, wanted=True) == limit
+    assert tuner.observe(now_s=3600.1, sent_bytes=sent_bytes, cpu_s=0.0, in_use=limit, wanted=True) == limit
 
 
 def test_nothing_is_judged_while_more_connections_than_allowed_finish_their_parts() -> None:
-    tuner = ConnectionTuner(at_most=AT_MOST)
+    tuner = ConnectionTuner(at_most=AT_MOST, processors=2)
     for step in range(100):
-        assert tuner.observe(now_s=step / 10, sent_bytes=step * 50 * MiB, in_use=12, wanted=True) == 4
+        assert tuner.observe(now_s=step / 10, sent_bytes=step * 50 * MiB, cpu_s=0.0, in_use=12, wanted=True) == 4
 
 
 def test_push_back_lowers_the_limit_at_once_and_only_once_a_second() -> None:
-    tuner = ConnectionTuner(start=32, at_most=AT_MOST)
+    tuner = ConnectionTuner(start=32, at_most=AT_MOST, processors=2)
     assert tuner.pushed_back(now_s=10.0) == tuner.limit == 24
     assert tuner.pushed_back(now_s=10.5) == 24
     assert tuner.pushed_back(now_s=11.0) == 18
 
 
 def test_push_back_never_goes_below_one() -> None:
-    tuner = ConnectionTuner(at_most=AT_MOST)
+    tuner = ConnectionTuner(at_most=AT_MOST, processors=2)
     assert [tuner.pushed_back(now_s=at_s) for at_s in range(10, 16)] == [3, 2, 1, 1, 1, 1]
 
 
@@ -196,7 +198,7 @@ def test_push_back_while_more_are_tried_goes_back_to_what_worked() -> None:
 
 def test_recovers_after_push_back() -> None:
     link = Link(connection_bytes_per_s=10 * MiB, total_bytes_per_s=UNCAPPED)
-    tuner = ConnectionTuner(start=32, at_most=32)
+    tuner = ConnectionTuner(start=32, at_most=32, processors=2)
     for at_s in range(-4, 0):
         tuner.pushed_back(now_s=at_s)
     assert tuner.limit == 9
@@ -207,4 +209,35 @@ def test_recovers_after_push_back() -> None:
 @pytest.mark.parametrize("numbers", [{"start": 0, "at_most": 4}, {"start": 4, "at_most": 0}, {"at_most": -1}])
 def test_impossible_numbers_are_refused(numbers: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match="start and at_most must be at least 1"):
-        ConnectionTuner(**numbers)
+        ConnectionTuner(**numbers, processors=2)
+
+
+def limits_on_busy_processors(busy_share: float, *, processors: int) -> list[int]:
+    """The limits over 20 s in which each connection adds as much as the others, while sending keeps that share busy."""
+    tuner = ConnectionTuner(at_most=AT_MOST, processors=processors)
+    limits: list[int] = []
+    sent_bytes, cpu_s = 0, 0.0
+    for step in range(200):
+        sent_bytes += 10 * MiB * tuner.limit
+        cpu_s += 0.1 * busy_share * processors
+        tuner.part_sent(duration_s=0.05)
+        limits.append(tuner.observe(now_s=step / 10, sent_bytes=sent_bytes, cpu_s=cpu_s, in_use=tuner.limit, wanted=True))
+    return limits
+
+
+@pytest.mark.parametrize("processors", [1, 2, 16])
+def test_no_more_are_tried_where_the_processors_are_the_limit(processors: int) -> None:
+    assert max(limits_on_busy_processors(0.4, processors=processors)) == 4
+    assert max(limits_on_busy_processors(0.1, processors=processors)) > 16
+
+
+def test_more_are_tried_again_when_the_processors_are_free_again() -> None:
+    tuner = ConnectionTuner(at_most=AT_MOST, processors=2)
+    sent_bytes, cpu_s = 0, 0.0
+    for step in range(600):
+        sent_bytes += 10 * MiB * tuner.limit
+        cpu_s += 0.1 if step < 100 else 0.01
+        tuner.part_sent(duration_s=0.05)
+        limit = tuner.observe(now_s=step / 10, sent_bytes=sent_bytes, cpu_s=cpu_s, in_use=tuner.limit, wanted=True)
+        assert step >= 100 or limit <= 4
+    assert tuner.limit > 16
