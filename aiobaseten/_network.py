@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import ipaddress
 import ssl
@@ -125,23 +124,3 @@ def _cause(error: BaseException) -> str:
     os_error = getattr(error, "os_error", None)
     cause = os_error or error
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-
-
-async def close_session(session: aiohttp.ClientSession) -> None:
-    """Close a session and let its TLS connections end: aiohttp closes them only in the loop's next rounds."""
-    connector = session.connector
-    await session.close()
-    if connector is not None:
-        await asyncio.sleep(0)
-
-
-async def read_up_to(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
-    """The body, or its beginning and at least one byte more than `limit_bytes`."""
-    chunks: list[bytes] = []
-    size_bytes = 0
-    async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        size_bytes += len(chunk)
-        if size_bytes > limit_bytes:
-            break
-    return b"".join(chunks)

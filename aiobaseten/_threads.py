@@ -54,8 +54,7 @@ class _Job(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._lock = threading.Lock()
-        self._begun = False
-        self._stopping = False
+        self._begun = self._done = self._stopping = False
 
     def run(self) -> T:
         with self._lock:
@@ -64,17 +63,20 @@ class _Job(Generic[T]):
         try:
             return self._work(self._check)
         finally:
-            self._loop.call_soon_threadsafe(self._ended.set)
+            with self._lock:
+                self._done = True
+                if self._stopping:  # Else nobody waits, and waking the loop for nothing costs more than most work does.
+                    self._loop.call_soon_threadsafe(self._ended.set)
 
     def _check(self) -> None:
         if self._stopping:
             raise Interrupted
 
     def stop(self) -> bool:
-        """Have `check` raise from now on. Returns whether the work has begun."""
+        """Have `check` raise from now on. Returns whether the work is under way."""
         with self._lock:
             self._stopping = True
-            return self._begun
+            return self._begun and not self._done
 
     async def ended(self) -> None:
         with anyio.CancelScope(shield=True):

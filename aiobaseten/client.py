@@ -12,6 +12,7 @@ from typing import Literal, Self
 import anyio
 import attrs
 
+from aiobaseten import rules
 from aiobaseten._network import parse_url
 from aiobaseten.api import ControlPlane, Endpoints, check_base_url, find_api_key
 from aiobaseten.errors import ConfigurationError, InvalidPush, Problem
@@ -194,21 +195,27 @@ class Client:
 
         :raises InvalidPush: before it is sent, with every rule that it breaks
         """
-        return await self._open_planes().api.prepare_model_upload(request)
+        api = self._open_planes().api
+        rules.check(request)
+        return await api.prepare_model_upload(request)
 
     async def create_model(self, source: ModelArchiveSource, *, team_id: str | None = None) -> CreatedModelDeployment:
         """``POST /v1/models``, or ``/v1/teams/{team_id}/models``: commit a new model. Sent again only if it did nothing.
 
         :raises InvalidPush: before it is sent, with every rule that it breaks
         """
-        return await self._open_planes().api.create_model(source, team_id=team_id)
+        api = self._open_planes().api
+        rules.check(source)
+        return await api.create_model(source, team_id=team_id)
 
     async def create_deployment(self, model_id: str, source: DeploymentArchiveSource) -> CreatedModelDeployment:
         """``POST /v1/models/{model_id}/deployments``: commit a new deployment. Sent again only where it certainly did nothing.
 
         :raises InvalidPush: before it is sent, with every rule that it breaks
         """
-        return await self._open_planes().api.create_deployment(model_id, source)
+        api = self._open_planes().api
+        rules.check(source)
+        return await api.create_deployment(model_id, source)
 
     async def list_models(self, *, name: str | None = None, team_id: str | None = None) -> tuple[Model, ...]:
         """``GET /v1/models``, or ``/v1/teams/{team_id}/models``: all models, or those of exactly that name."""

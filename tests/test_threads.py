@@ -135,6 +135,12 @@ async def test_a_call_in_a_cancelled_scope_does_nothing() -> None:
     assert calls == []
 
 
+async def test_work_that_is_done_needs_no_waiting_for() -> None:
+    job = _Job(lambda check: "done")
+    assert await anyio.to_thread.run_sync(job.run) == "done"
+    assert not job.stop()
+
+
 async def test_a_thread_that_comes_too_late_does_nothing() -> None:
     calls: list[str] = []
     job = _Job(lambda check: calls.append("ran"))

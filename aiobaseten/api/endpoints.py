@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import attrs
 
-from aiobaseten import rules
 from aiobaseten._convert import Mismatch, from_json, to_json
 from aiobaseten.api.http import ControlPlane
 from aiobaseten.errors import Problem, RateLimited, TransportError
@@ -48,7 +47,8 @@ class _Teams:
 class Endpoints:
     """The calls of the control plane.
 
-    Each raises `InvalidPush` for an argument that cannot be sent, `ApiError` for an answer that is an error or cannot be read, and
+    A payload is sent as it is: that it breaks no rule, whoever calls has had `rules` check, once for all calls that carry it. Each
+    raises `InvalidPush` for what cannot be sent at all, `ApiError` for an answer that is an error or cannot be read, and
     `TransportError` when no answer came. `on_retry` is told the error, the number of tries made and the seconds until the next.
     """
 
@@ -58,21 +58,14 @@ class Endpoints:
     async def prepare_model_upload(
         self, request: PrepareModelUploadRequest, *, on_retry: OnRetry | None = None
     ) -> PrepareModelUploadResponse:
-        """Have the service check a push, and get the right to upload its archive. All None: no upload is needed.
-
-        :raises InvalidPush: with every rule that the request breaks; nothing is sent then
-        """
-        rules.check(request)
+        """Have the service check a push, and get the right to upload its archive. All None: no upload is needed."""
         body = to_json(request)
         return await self._repeat("POST", "/v1/prepare_model_upload", _read_prepared, body=body, on_retry=on_retry)
 
     async def create_model(
         self, source: ModelArchiveSource, *, team_id: str | None = None, on_retry: OnRetry | None = None
     ) -> CreatedModelDeployment:
-        """Commit a new model, in a team or else in the organization's default team.
-
-        :raises InvalidPush: with every rule that the source breaks; nothing is sent then
-        """
+        """Commit a new model, in a team or else in the organization's default team."""
         if team_id is None:
             return await self._commit("/v1/models", source, None, on_retry)
         return await self._commit("/v1/teams/{team_id}/models", source, {"team_id": team_id}, on_retry)
@@ -80,10 +73,7 @@ class Endpoints:
     async def create_deployment(
         self, model_id: str, source: DeploymentArchiveSource, *, on_retry: OnRetry | None = None
     ) -> CreatedModelDeployment:
-        """Commit a new deployment of an existing model.
-
-        :raises InvalidPush: with every rule that the source breaks; nothing is sent then
-        """
+        """Commit a new deployment of an existing model."""
         return await self._commit("/v1/models/{model_id}/deployments", source, {"model_id": model_id}, on_retry)
 
     async def list_models(
@@ -153,7 +143,6 @@ class Endpoints:
         path_params: Mapping[str, str] | None,
         on_retry: OnRetry | None,
     ) -> CreatedModelDeployment:
-        rules.check(source)
         plane = self._control_plane
         body = {"source": to_json(source)}
         return await retrying(

@@ -141,7 +141,7 @@ class ControlPlane:
         session, self._session = self._session, None
         if session is not None:
             with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
-                await _network.close_session(session)
+                await _close(session)
 
     async def request(
         self,
@@ -197,7 +197,7 @@ class ControlPlane:
                 ) as response,
             ):
                 limit_bytes = MAX_ANSWER_BYTES if response.status < 300 else MAX_ERROR_BYTES
-                content = await _network.read_up_to(response, limit_bytes)
+                content = await _read_up_to(response, limit_bytes)
                 return _Answer(response.status, response.headers, content[:limit_bytes], len(content) <= limit_bytes)
         except (aiohttp.ClientError, OSError) as error:
             raise self._transport_error(error) from error
@@ -253,6 +253,26 @@ class ControlPlane:
             error.request_info = aiohttp.RequestInfo(info.url, info.method, _NO_HEADERS, info.real_url)
             error.args = (error.request_info, error.history)
         return _network.transport_error(error, self.base_url)
+
+
+async def _read_up_to(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
+    """The body, or its beginning and at least one byte more than `limit_bytes`."""
+    chunks: list[bytes] = []
+    size_bytes = 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size_bytes += len(chunk)
+        if size_bytes > limit_bytes:
+            break
+    return b"".join(chunks)
+
+
+async def _close(session: aiohttp.ClientSession) -> None:
+    """Close a session and let its TLS connections end: aiohttp closes them only in the loop's next rounds."""
+    connector = session.connector
+    await session.close()
+    if connector is not None:
+        await asyncio.sleep(0)
 
 
 @functools.cache

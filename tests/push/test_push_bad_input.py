@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,21 +169,48 @@ async def test_an_unknown_setting(tmp_path: Path) -> None:
         ab.Push.from_directory(tmp_path, enviroment_name="p")
 
 
-async def test_raw_requests_are_checked_too(watched: Watched) -> None:
-    deployment = ab.DeploymentArchivePayload(config={})
-    for request in (
-        ab.PrepareModelUploadRequest(deployment=deployment),
-        ab.PrepareModelUploadRequest(deployment=ab.DeploymentArchivePayload(), name="x"),
-        ab.PrepareModelUploadRequest(deployment=deployment, model_id="m", is_development=True),
-    ):
-        with pytest.raises(ab.InvalidPush):
-            await watched.client.prepare_model_upload(request)
+DEPLOYMENT = ab.DeploymentArchivePayload(config={})
+RAW_REQUESTS: list[tuple[Callable[[ab.Client], Awaitable[object]], str]] = [
+    (lambda client: client.prepare_model_upload({"name": "x"}), "$"),  # type: ignore[arg-type]  # callers without type checks
+    (lambda client: client.prepare_model_upload(ab.PrepareModelUploadRequest(deployment=DEPLOYMENT)), "$.name"),
+    (
+        lambda client: client.prepare_model_upload(ab.PrepareModelUploadRequest(deployment=DEPLOYMENT, name="x", model_id="m")),
+        "$.model_id",
+    ),
+    (
+        lambda client: client.prepare_model_upload(
+            ab.PrepareModelUploadRequest(deployment=ab.DeploymentArchivePayload(), name="x")
+        ),
+        "$.deployment.config",
+    ),
+    (
+        lambda client: client.prepare_model_upload(
+            ab.PrepareModelUploadRequest(deployment=DEPLOYMENT, model_id="m", is_development=True)
+        ),
+        "$.is_development",
+    ),
+    (lambda client: client.create_model(ab.ModelArchiveSource(name=" ", deployment=DEPLOYMENT)), "$.name"),
+    (lambda client: client.create_model(ab.ModelArchiveSource(name="x", s3_key="", deployment=DEPLOYMENT)), "$.s3_key"),
+    (lambda client: client.create_model(ab.ModelArchiveSource(name="x", deployment=DEPLOYMENT), team_id=""), "team_id"),
+    (lambda client: client.create_deployment("", ab.DeploymentArchiveSource(deployment=DEPLOYMENT)), "model_id"),
+    (
+        lambda client: client.create_deployment("m", ab.DeploymentArchiveSource(deployment=None)),  # type: ignore[arg-type]  # the same
+        "$.deployment",
+    ),
+    (lambda client: client.get_deployment("", "d"), "model_id"),
+]
+
+
+@pytest.mark.parametrize(("call", "path"), RAW_REQUESTS)
+async def test_raw_requests_are_checked_too(watched: Watched, call: Callable[[ab.Client], Awaitable[object]], path: str) -> None:
+    with pytest.raises(ab.InvalidPush) as caught:
+        await call(watched.client)
+    assert [problem.path for problem in caught.value.problems] == [path]
+
+
+async def test_an_upload_to_nowhere(watched: Watched) -> None:
     with pytest.raises(ab.InvalidPush, match="target"):
         await watched.client.upload(None, b"archive")
-    with pytest.raises(ab.InvalidPush):
-        await watched.client.create_model(ab.ModelArchiveSource(name="", deployment=deployment))
-    with pytest.raises(ab.InvalidPush):
-        await watched.client.get_deployment("", "d")
 
 
 async def test_an_unreachable_host(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.trees import Link, Tree, extracted_by_tar, members_of, plant, tree_on_disk
 
 from aiobaseten.sources.files import Stamp
-from aiobaseten.sources.layout import MTIME_S, Entry, FileEntry, LinkEntry, TarLayout, TextEntry
+from aiobaseten.sources.layout import MTIME_S, Entry, FileEntry, LinkEntry, TarLayout, TextEntry, header
 
 GIB = 1024**3
 
@@ -149,6 +149,17 @@ def test_what_a_header_says() -> None:
     assert {(member.uid, member.gid, member.uname, member.gname, member.mtime) for member in members} == {(0, 0, "", "", MTIME_S)}
 
 
+@settings(deadline=None)
+@given(NAMES, st.one_of(st.integers(0, 10_000), st.integers(0, 20 * GIB)), st.booleans())
+@example(name="a" * 100, size_bytes=8 * GIB - 1, executable=True)
+@example(name="a" * 101, size_bytes=8 * GIB, executable=False)
+def test_each_header_is_the_one_that_tarfile_makes(name: str, size_bytes: int, executable: bool) -> None:
+    info = tarfile.TarInfo(name)
+    info.mtime, info.size, info.mode = MTIME_S, size_bytes, 0o755 if executable else 0o644
+    expected = info.tobuf(format=tarfile.PAX_FORMAT, encoding="utf-8", errors="surrogateescape")
+    assert header(FileEntry(name=name, path="", stamp=Stamp(size_bytes=size_bytes, mtime_ns=0), executable=executable)) == expected
+
+
 def huge(size_bytes: int) -> FileEntry:
     return FileEntry(name="big", path="/nowhere", stamp=Stamp(size_bytes=size_bytes, mtime_ns=0))
 
@@ -156,13 +167,13 @@ def huge(size_bytes: int) -> FileEntry:
 @pytest.mark.parametrize("size_bytes", [8 * GIB - 1, 8 * GIB, 9 * GIB + 7, 5 * 1024 * GIB])
 def test_the_size_of_a_huge_file(size_bytes: int) -> None:
     layout = TarLayout([huge(size_bytes)])
-    header = bytearray(512 if size_bytes < 8 * GIB else 1536)
-    layout.read_into(0, memoryview(header), no_files)
-    with tarfile.open(fileobj=io.BytesIO(header)) as tar:
+    head = bytearray(512 if size_bytes < 8 * GIB else 1536)
+    layout.read_into(0, memoryview(head), no_files)
+    with tarfile.open(fileobj=io.BytesIO(head)) as tar:
         member = tar.next()
     assert member is not None
-    assert (member.name, member.size, member.offset_data) == ("big", size_bytes, len(header))
-    assert layout.size_bytes - len(header) - size_bytes in range(1024, 10240 + 512 + 1024)
+    assert (member.name, member.size, member.offset_data) == ("big", size_bytes, len(head))
+    assert layout.size_bytes - len(head) - size_bytes in range(1024, 10240 + 512 + 1024)
 
 
 def test_a_range_of_a_huge_file_asks_for_that_range_only() -> None:
