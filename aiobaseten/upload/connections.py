@@ -16,7 +16,7 @@ from aiobaseten.upload.plan import DEFAULT_PART_SIZE_BYTES
 from aiobaseten.upload.transport import Sent
 from aiobaseten.upload.tuning import ConnectionTuner
 
-START = 4
+MOST_AT_FIRST = 4
 MOST = 64
 WHOLE_ARCHIVES = 32
 """Single PutObjects at once where the number is chosen: they wait for the store more than they send."""
@@ -40,12 +40,14 @@ class Connections:
         self._may_raise_budget = options.max_connections is None and options.memory_budget_bytes == DEFAULT_MEMORY_BUDGET_BYTES
         self._part_size_bytes = options.part_size_bytes or DEFAULT_PART_SIZE_BYTES
         in_memory = MOST if self._may_raise_budget else max(1, min(MOST, self._budget_bytes // self._part_size_bytes))
+        processors = usable_processors()
+        start = min(MOST_AT_FIRST, processors + 1)
         self._tuner = None
         if options.max_connections is None:
-            self._tuner = ConnectionTuner(start=START, at_most=in_memory, processors=usable_processors())
+            self._tuner = ConnectionTuner(start=start, at_most=in_memory, processors=processors)
         self._looked_s = -math.inf
         self._wanted = False
-        self.for_parts = anyio.CapacityLimiter(self._tuner.limit if self._tuner else options.max_connections or START)
+        self.for_parts = anyio.CapacityLimiter(self._tuner.limit if self._tuner else options.max_connections or start)
         self.for_archives = self.for_parts if self._tuner is None else anyio.CapacityLimiter(WHOLE_ARCHIVES)
         self.budget = BufferBudget(options.memory_budget_bytes)
 

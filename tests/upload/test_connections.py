@@ -10,7 +10,7 @@ from support.uploads import PATIENT, random_bytes, rig
 from aiobaseten.errors import TransportError, UploadError
 from aiobaseten.options import MiB, Options, TransferOptions
 from aiobaseten.retry import Clock
-from aiobaseten.upload.connections import MOST_RAISED_BUDGET_BYTES, START, Connections, usable_processors
+from aiobaseten.upload.connections import MOST_AT_FIRST, MOST_RAISED_BUDGET_BYTES, Connections, usable_processors
 from aiobaseten.upload.transport import Sent
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +45,7 @@ class Scene:
 
 async def test_more_connections_where_they_pay_and_memory_for_them() -> None:
     scene = Scene(TransferOptions(), 10 * MiB)
-    assert scene.connections.limit == START
+    assert scene.connections.limit == min(MOST_AT_FIRST, usable_processors() + 1)
     await scene.pass_time(20)
     assert scene.connections.limit > 16
     scene.connections.expect_parts_of(8 * MiB)

@@ -61,9 +61,11 @@ def test_an_unknown_length_may_grow_to_the_largest_object(part_size: int | None)
         (8 * MiB - 1, 8 * MiB - 1, 1),
         (8 * MiB, 8 * MiB, 1),
         (8 * MiB + 1, 8 * MiB, 2),
-        (1 * GiB, 8 * MiB, 128),
-        (10_000 * 8 * MiB, 8 * MiB, 10_000),
-        (10_000 * 8 * MiB + 1, 9 * MiB, 8889),
+        (256 * MiB - 1, 8 * MiB, 32),
+        (256 * MiB, 12 * MiB, 22),
+        (1 * GiB, 12 * MiB, 86),
+        (10_000 * 12 * MiB, 12 * MiB, 10_000),
+        (10_000 * 12 * MiB + 1, 13 * MiB, 9231),
         (MAX_OBJECT_SIZE_BYTES, 525 * MiB, 9987),
     ],
 )
@@ -88,3 +90,17 @@ def test_a_threshold_moves_the_border() -> None:
     assert not plan_upload(100 * MiB - 1, options).multipart
     assert plan_upload(100 * MiB, options).multipart
     assert not plan_upload(5 * KiB, options).multipart
+
+
+@pytest.mark.parametrize(
+    ("options", "part_size"),
+    [
+        ({"max_connections": 5}, 12 * MiB),
+        ({"max_connections": 6}, 8 * MiB),
+        ({"max_connections": 6, "memory_budget_bytes": 72 * MiB}, 12 * MiB),
+        ({"memory_budget_bytes": 47 * MiB}, 8 * MiB),
+        ({"part_size_bytes": 5 * MiB}, 5 * MiB),
+    ],
+)
+def test_larger_parts_only_where_memory_has_room_for_them(options: dict[str, int], part_size: int) -> None:
+    assert plan_upload(1 * GiB, TransferOptions(**options)).part_size_bytes == part_size
