@@ -38,7 +38,7 @@ class BufferBudget:
     """Buffers for all uploads of a client, under one bound in bytes, first come first served.
 
     A buffer larger than the whole budget is given out when nothing else is in use. Buffers of at least 1 MiB are kept for the next
-    part of their size, for as long as the budget has room for them.
+    part of their size, until parts of another size come or the budget has no room for them.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -104,8 +104,14 @@ class BufferBudget:
         for index, storage in enumerate(self._idle):
             if len(storage) == size_bytes:
                 return self._idle.pop(index)
+        self._make_way_for(size_bytes)
         self._trim()
         return bytearray(size_bytes)
+
+    def _make_way_for(self, size_bytes: int) -> None:
+        """Let go of as many bytes of idle buffers as a new one takes, the oldest first."""
+        while self._idle and size_bytes > 0:
+            size_bytes -= len(self._idle.pop(0))
 
     def _trim(self) -> None:
         while self._idle and self._used_bytes + self.idle_bytes > self._budget_bytes:

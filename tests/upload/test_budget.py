@@ -158,3 +158,15 @@ async def test_a_waiter_cancelled_in_the_moment_it_is_served_gives_its_room_back
         await settle()
         scope.cancel()
     assert budget.used_bytes == 0
+
+
+async def test_buffers_of_another_size_take_the_place_of_idle_ones() -> None:
+    budget = BufferBudget(64 * MiB)
+    async with lent(budget, 8 * MiB), lent(budget, 8 * MiB), lent(budget, 8 * MiB):
+        pass
+    assert budget.idle_bytes == 24 * MiB
+    async with lent(budget, 12 * MiB):
+        assert budget.idle_bytes == 8 * MiB
+        async with lent(budget, 12 * MiB):
+            assert budget.idle_bytes == 0
+    assert budget.idle_bytes == 24 * MiB
