@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import signal
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,12 @@ import pytest
 
 if TYPE_CHECKING:
     from aiobaseten.local import LocalStack
+
+
+def pytest_configure() -> None:
+    """A shell that starts this run in the background has it, and every command that it tests, ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
