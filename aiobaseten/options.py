@@ -105,7 +105,8 @@ class TransferOptions:
     """How bytes travel to the object store.
 
     :param part_size_bytes: size of each part of a multipart upload, 5 MiB to 5 GiB (S3's limits); it grows where 10,000 parts
-        of that size would not hold the archive. None: 8 MiB, and 12 MiB for archives of 256 MiB or more where memory allows
+        of that size would not hold the archive. None: 8 MiB; 12 MiB for archives of 256 MiB or more, where memory
+        allows and earlier uploads of the client were fast
     :param max_connections: parts in flight at once over all uploads of a client, 1 to 1024. Each needs its part in memory: more
         than `memory_budget_bytes` holds are of no use. None: 4 at first, on one or two processors one more than these, then as
         many as make uploads faster, up to 64

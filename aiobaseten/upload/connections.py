@@ -22,6 +22,7 @@ WHOLE_ARCHIVES = 32
 """Single PutObjects at once where the number is chosen: they wait for the store more than they send."""
 MOST_RAISED_BUDGET_BYTES = 1024 * MiB
 LOOK_EVERY_S = 0.1
+FAST_PART_S = 0.25
 
 
 class Connections:
@@ -45,6 +46,7 @@ class Connections:
         self._tuner = None
         if options.max_connections is None:
             self._tuner = ConnectionTuner(start=start, at_most=in_memory, processors=processors)
+        self._part_s: float | None = None
         self._looked_s = -math.inf
         self._wanted = False
         self.for_parts = anyio.CapacityLimiter(self._tuner.limit if self._tuner else options.max_connections or start)
@@ -56,6 +58,11 @@ class Connections:
         """How many parts may travel now."""
         return int(self.for_parts.total_tokens)
 
+    @property
+    def are_fast(self) -> bool:
+        """Whether the last part was sent in no time."""
+        return self._part_s is not None and self._part_s <= FAST_PART_S
+
     def expect_parts_of(self, size_bytes: int) -> None:
         """An upload with parts of this size begins."""
         self._part_size_bytes = max(self._part_size_bytes, size_bytes)
@@ -63,6 +70,7 @@ class Connections:
 
     def part_sent(self, duration_s: float) -> None:
         """A part was taken, so long after it was begun."""
+        self._part_s = duration_s
         if self._tuner is not None:
             self._tuner.part_sent(duration_s=duration_s)
 

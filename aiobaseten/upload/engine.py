@@ -164,8 +164,8 @@ class _Upload:
         self._time_is_up: Callable[[], bool] = lambda: False
         self._whole: StoredObject | None = None
         self._algorithm = algorithm_for(engine.options.transfer.checksum)
-        self._plan = plan_upload(source.size_bytes, engine.options.transfer)
         self._connections = engine.connections
+        self._plan = plan_upload(source.size_bytes, engine.options.transfer, is_fast=self._connections.are_fast)
         self._reader = PartReader(source, self._plan, self._algorithm, self._connections.budget)
         self._workers = 0
         self._all_sent = anyio.Event()

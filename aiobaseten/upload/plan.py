@@ -19,7 +19,7 @@ MAX_PART_SIZE_BYTES = 5 * GiB
 MAX_OBJECT_SIZE_BYTES = 5 * 1024 * GiB
 DEFAULT_PART_SIZE_BYTES = 8 * MiB
 LARGE_ARCHIVE_BYTES, LARGE_PART_SIZE_BYTES = 256 * MiB, 12 * MiB
-"""Each part costs some 2 ms of CPU, whatever its size. Where there are enough of them, they may be larger."""
+"""Each part costs some 2 ms of CPU, whatever its size. On slow links that is nothing, and larger parts make for coarser work."""
 USUAL_CONNECTIONS = 4
 
 PARTS_PER_SIZE = 900
@@ -70,12 +70,13 @@ class UploadPlan:
         return min(self.part_size_bytes << (number - 1) // PARTS_PER_SIZE, MAX_PART_SIZE_BYTES)
 
 
-def plan_upload(size_bytes: int | None, options: TransferOptions) -> UploadPlan:
+def plan_upload(size_bytes: int | None, options: TransferOptions, *, is_fast: bool = False) -> UploadPlan:
     """Decide on a single PutObject or parts, and on the size of the parts.
 
+    :param is_fast: whether parts were seen to be sent in no time
     :raises ArchiveError: for an empty archive, or one larger than S3 takes
     """
-    part_size = options.part_size_bytes or _chosen_part_size(size_bytes, options)
+    part_size = options.part_size_bytes or _chosen_part_size(size_bytes, options, is_fast=is_fast)
     if size_bytes is None:
         return UploadPlan(size_bytes=None, part_size_bytes=part_size, multipart=True)
     check_size(size_bytes)
@@ -87,10 +88,11 @@ def plan_upload(size_bytes: int | None, options: TransferOptions) -> UploadPlan:
     return UploadPlan(size_bytes=size_bytes, part_size_bytes=part_size, multipart=True)
 
 
-def _chosen_part_size(size_bytes: int | None, options: TransferOptions) -> int:
+def _chosen_part_size(size_bytes: int | None, options: TransferOptions, *, is_fast: bool) -> int:
     connections = options.max_connections or USUAL_CONNECTIONS
     fits = connections * LARGE_PART_SIZE_BYTES <= options.memory_budget_bytes
-    return LARGE_PART_SIZE_BYTES if fits and (size_bytes or 0) >= LARGE_ARCHIVE_BYTES else DEFAULT_PART_SIZE_BYTES
+    is_large = size_bytes is not None and size_bytes >= LARGE_ARCHIVE_BYTES
+    return LARGE_PART_SIZE_BYTES if is_fast and is_large and fits else DEFAULT_PART_SIZE_BYTES
 
 
 def check_size(size_bytes: int) -> None:

@@ -145,5 +145,14 @@ async def test_many_workers_are_employed_as_connections_grow() -> None:
         assert r.engine.connections.budget.used_bytes == 0
 
 
+def test_a_link_is_fast_when_its_last_part_was() -> None:
+    connections = Scene(TransferOptions(), 10 * MiB).connections
+    assert not connections.are_fast
+    connections.part_sent(0.1)
+    assert connections.are_fast
+    connections.part_sent(1.0)
+    assert not connections.are_fast
+
+
 def test_at_least_one_processor_can_be_used() -> None:
     assert usable_processors() >= 1

@@ -61,11 +61,9 @@ def test_an_unknown_length_may_grow_to_the_largest_object(part_size: int | None)
         (8 * MiB - 1, 8 * MiB - 1, 1),
         (8 * MiB, 8 * MiB, 1),
         (8 * MiB + 1, 8 * MiB, 2),
-        (256 * MiB - 1, 8 * MiB, 32),
-        (256 * MiB, 12 * MiB, 22),
-        (1 * GiB, 12 * MiB, 86),
-        (10_000 * 12 * MiB, 12 * MiB, 10_000),
-        (10_000 * 12 * MiB + 1, 13 * MiB, 9231),
+        (1 * GiB, 8 * MiB, 128),
+        (10_000 * 8 * MiB, 8 * MiB, 10_000),
+        (10_000 * 8 * MiB + 1, 9 * MiB, 8889),
         (MAX_OBJECT_SIZE_BYTES, 525 * MiB, 9987),
     ],
 )
@@ -103,4 +101,19 @@ def test_a_threshold_moves_the_border() -> None:
     ],
 )
 def test_larger_parts_only_where_memory_has_room_for_them(options: dict[str, int], part_size: int) -> None:
-    assert plan_upload(1 * GiB, TransferOptions(**options)).part_size_bytes == part_size
+    assert plan_upload(1 * GiB, TransferOptions(**options), is_fast=True).part_size_bytes == part_size
+
+
+@pytest.mark.parametrize(
+    ("size", "part_size", "count"),
+    [
+        (256 * MiB - 1, 8 * MiB, 32),
+        (256 * MiB, 12 * MiB, 22),
+        (1 * GiB, 12 * MiB, 86),
+        (10_000 * 12 * MiB, 12 * MiB, 10_000),
+        (10_000 * 12 * MiB + 1, 13 * MiB, 9231),
+    ],
+)
+def test_large_archives_have_larger_parts_on_fast_links(size: int, part_size: int, count: int) -> None:
+    plan = plan_upload(size, TransferOptions(), is_fast=True)
+    assert (plan.part_size_bytes, plan.part_count) == (part_size, count)
