@@ -2,6 +2,7 @@
 
 from aiobaseten.upload.engine import UploadEngine, UploadReceipt, UploadRehearsal
 from aiobaseten.upload.s3 import S3
+from aiobaseten.upload.s3_answers import PartialUpload, PutPart
 from aiobaseten.upload.transport import Transport
 
-__all__ = ["S3", "Transport", "UploadEngine", "UploadReceipt", "UploadRehearsal"]
+__all__ = ["S3", "PartialUpload", "PutPart", "Transport", "UploadEngine", "UploadReceipt", "UploadRehearsal"]
