@@ -1,8 +1,10 @@
 """The commit of a push: sent once, and looked for when its answer was lost.
 
-The service knows no idempotency key, so a commit that may have arrived is never sent again. Each push carries an id in its
+The service knows no idempotency key, so a commit that may have arrived is never sent again blindly. Each push carries an id in its
 deployment's labels; by it the deployment is found, if the commit made one. New things may be invisible for a while, so the
-search goes on for the whole of `TimeoutOptions.reconcile_s` before it gives up with `CommitUncertain`.
+search goes on for the whole of `TimeoutOptions.reconcile_s` before it gives up. The ledger dates each try before it is sent: a
+process that is started again after a kill looks for what the last one may have made, and sends again only when the
+window has passed without a trace.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from aiobaseten.api.endpoints import Endpoints
 from aiobaseten.errors import ApiError, BasetenError, CommitUncertain, NotFoundError, ServerError, TransportError
 from aiobaseten.events import CommitStarted, Committed, Emitter, Reconciling, retry_reporter
+from aiobaseten.ledger import Commit, Ledger, SentCommit
 from aiobaseten.models import (
     CreatedModelDeployment,
     Deployment,
@@ -33,7 +36,7 @@ class Committer:
         self._emit = emit
 
     async def commit(
-        self, push_id: str, request: PrepareModelUploadRequest, s3_key: str | None, *, disable_archive_download: bool
+        self, ledger: Ledger, request: PrepareModelUploadRequest, s3_key: str | None, *, disable_archive_download: bool
     ) -> CreatedModelDeployment:
         """Make the deployment that `request` prepared.
 
@@ -41,24 +44,70 @@ class Committer:
         :raises ApiError: when the service refused it
         :raises TransportError: when it certainly was not sent
         """
+        push_id = ledger.push_id
+        commit = Commit(
+            model_id=request.model_id,
+            name=request.name,
+            team_id=request.team_id,
+            deployment_name=request.deployment.deployment_name,
+            tagged=self._options.tag_pushes,
+        )
         self._emit(CommitStarted(push_id=push_id, model_id=request.model_id, name=request.name))
         try:
-            created = await self._send(push_id, request, s3_key, disable_archive_download=disable_archive_download)
+            created = await self._send(ledger, commit, request, s3_key, disable_archive_download=disable_archive_download)
         except BasetenError as error:
             if not _may_have_acted(error):
+                await ledger.not_committed()
                 raise
-            created = await self._reconcile(push_id, request, error)
-        self._emit(Committed(push_id=push_id, model_id=created.model.id, deployment_id=created.deployment.id))
+            created = await self._reconcile(push_id, commit, error)
+        return await self._ended(ledger, created)
+
+    async def settle(self, ledger: Ledger, sent: SentCommit) -> CreatedModelDeployment | None:
+        """Find out what became of a commit that an earlier process may have sent. None: it made nothing, and may be sent again.
+
+        :raises CommitUncertain: when that cannot be said
+        """
+        push_id, commit = ledger.push_id, sent.commit
+        lost = CommitUncertain(
+            f"an earlier run may have sent the commit of push {push_id}, and its outcome cannot be found out", push_id=push_id
+        )
+        self._emit(Reconciling(push_id=push_id, error=str(lost)))
+        age_s = max(0.0, self._clock.time() - sent.sent_at_s)
+        try:
+            found = await self._look_for(push_id, commit, max(0.0, self._options.timeouts.reconcile_s - age_s))
+        except BasetenError as error:
+            raise lost from error
+        if found is not None:
+            return await self._ended(ledger, found)
+        if not commit.tagged and commit.deployment_name is None:
+            lost.add_note("its deployment has no label and no name of its own by which it could be found")
+            raise lost
+        await ledger.not_committed()
+        return None
+
+    async def _ended(self, ledger: Ledger, created: CreatedModelDeployment) -> CreatedModelDeployment:
+        await ledger.committed(created)
+        self._emit(Committed(push_id=ledger.push_id, model_id=created.model.id, deployment_id=created.deployment.id))
         return created
 
     async def _send(
-        self, push_id: str, request: PrepareModelUploadRequest, s3_key: str | None, *, disable_archive_download: bool
+        self,
+        ledger: Ledger,
+        commit: Commit,
+        request: PrepareModelUploadRequest,
+        s3_key: str | None,
+        *,
+        disable_archive_download: bool,
     ) -> CreatedModelDeployment:
+        async def before_send() -> None:
+            await ledger.committing(commit, self._clock.time())
+
         if request.model_id is not None:
             return await self._api.create_deployment(
                 request.model_id,
                 DeploymentArchiveSource(deployment=request.deployment, s3_key=s3_key),
-                on_retry=retry_reporter(self._emit, push_id, "create_deployment"),
+                before_send=before_send,
+                on_retry=retry_reporter(self._emit, ledger.push_id, "create_deployment"),
             )
         assert request.name is not None
         return await self._api.create_model(
@@ -69,53 +118,73 @@ class Committer:
                 disable_archive_download=disable_archive_download,
             ),
             team_id=request.team_id,
-            on_retry=retry_reporter(self._emit, push_id, "create_model"),
+            before_send=before_send,
+            on_retry=retry_reporter(self._emit, ledger.push_id, "create_model"),
         )
 
-    async def _reconcile(self, push_id: str, request: PrepareModelUploadRequest, lost: BasetenError) -> CreatedModelDeployment:
-        """Look for the deployment until the window has passed. Not being found yet, and passing failures, mean: look again."""
+    async def _reconcile(self, push_id: str, commit: Commit, lost: BasetenError) -> CreatedModelDeployment:
+        """Look for what a commit of this process has made."""
         self._emit(Reconciling(push_id=push_id, error=str(lost)))
-        started = self._clock.monotonic()
-        window_s = self._options.timeouts.reconcile_s
-        for interval_s in poll_intervals_s():
-            try:
-                found = await self._find(push_id, request)
-            except BasetenError as error:
-                if not (error.retryable or isinstance(error, NotFoundError) or _is_unreadable(error)):
-                    lost.add_note(f"looking for the deployment failed: {error}")
-                    break
-                found = None
-            if found is not None:
-                return found
-            left_s = started + window_s - self._clock.monotonic()
-            if left_s <= 0:
-                break
-            await self._clock.sleep(min(interval_s, left_s))
+        started_s = self._clock.monotonic()
+        try:
+            found = await self._look_for(push_id, commit, self._options.timeouts.reconcile_s)
+        except BasetenError as error:
+            lost.add_note(f"looking for the deployment failed: {error}")
+            found = None
+        if found is not None:
+            return found
         raise CommitUncertain(
             f"the commit of push {push_id} was sent, its outcome is unknown ({lost}),"
-            f" and no deployment of it was found in {self._clock.monotonic() - started:.0f} s",
+            f" and no deployment of it was found in {self._clock.monotonic() - started_s:.0f} s",
             push_id=push_id,
         ) from lost
 
-    async def _find(self, push_id: str, request: PrepareModelUploadRequest) -> CreatedModelDeployment | None:
-        if request.model_id is not None:
-            deployment = await self._own_deployment(push_id, request, request.model_id)
+    async def _look_for(self, push_id: str, commit: Commit, window_s: float) -> CreatedModelDeployment | None:
+        """Look for a deployment until the window has passed, and once at least. Passing failures mean: look again.
+
+        :raises BasetenError: if the last look failed
+        """
+        started_s = self._clock.monotonic()
+        failure: BasetenError | None = None
+        for interval_s in poll_intervals_s():
+            try:
+                found = await self._find(push_id, commit)
+            except NotFoundError:
+                found, failure = None, None
+            except BasetenError as error:
+                if not (error.retryable or _is_unreadable(error)):
+                    raise
+                found, failure = None, error
+            else:
+                failure = None
+            if found is not None:
+                return found
+            left_s = started_s + window_s - self._clock.monotonic()
+            if left_s <= 0:
+                break
+            await self._clock.sleep(min(interval_s, left_s))
+        if failure is not None:
+            raise failure
+        return None
+
+    async def _find(self, push_id: str, commit: Commit) -> CreatedModelDeployment | None:
+        if commit.model_id is not None:
+            deployment = await self._own_deployment(push_id, commit, commit.model_id)
             if deployment is None:
                 return None
-            return CreatedModelDeployment(model=await self._api.get_model(request.model_id), deployment=deployment)
-        for model in await self._api.list_models(name=request.name, team_id=request.team_id):
-            if model.name == request.name and (deployment := await self._own_deployment(push_id, request, model.id)):
+            return CreatedModelDeployment(model=await self._api.get_model(commit.model_id), deployment=deployment)
+        for model in await self._api.list_models(name=commit.name, team_id=commit.team_id):
+            if model.name == commit.name and (deployment := await self._own_deployment(push_id, commit, model.id)):
                 return CreatedModelDeployment(model=model, deployment=deployment)
         return None
 
-    async def _own_deployment(self, push_id: str, request: PrepareModelUploadRequest, model_id: str) -> Deployment | None:
+    async def _own_deployment(self, push_id: str, commit: Commit, model_id: str) -> Deployment | None:
         """The push's deployment: by its id, or, without ids, by the name it was given, which is unique within a model."""
-        name = request.deployment.deployment_name
         for deployment in await self._api.list_deployments(model_id):
-            if self._options.tag_pushes:
+            if commit.tagged:
                 if (deployment.labels or {}).get(PUSH_ID_LABEL) == push_id:
                     return deployment
-            elif name and deployment.name == name:
+            elif commit.deployment_name and deployment.name == commit.deployment_name:
                 return deployment
         return None
 

@@ -58,6 +58,15 @@ class UploadStarted(Event):
 
 
 @attrs.frozen(kw_only=True)
+class UploadResumed(Event):
+    """The upload goes on where an earlier attempt has left it: the store has so many parts and bytes already."""
+
+    key: str
+    parts: int
+    size_bytes: int
+
+
+@attrs.frozen(kw_only=True)
 class PartUploaded(Event):
     """The store has taken a part, or the whole archive as one (`part_number` 1)."""
 

@@ -11,8 +11,8 @@ import uuid
 
 import attrs
 
-from aiobaseten.models import CreatedModelDeployment, UploadTarget
-from aiobaseten.upload import PartialUpload, PutPart, UploadReceipt
+from aiobaseten.models import CreatedModelDeployment, Deployment, UploadTarget
+from aiobaseten.upload import UploadLog, UploadReceipt
 
 
 @attrs.frozen(kw_only=True)
@@ -41,13 +41,11 @@ class SentCommit:
 
 
 @attrs.define(kw_only=True, eq=False)
-class Ledger:
-    """The steps of one push.
+class Ledger(UploadLog):
+    """The steps of one push, those of its upload among them.
 
     :param push_id: the value of the deployment's label ``aiobaseten-push-id``, the same for all attempts
-    :ivar fingerprint: of the source and of all that is sent with it; what follows holds only as long as it is the same
-    :ivar target: where the archive goes; None where prepare said that no upload is needed, and before it was asked
-    :ivar partial: a multipart upload that was begun and neither completed nor aborted
+    :ivar fingerprint: of the source and of all that is sent with it; an upload counts only as long as it is the same
     :ivar receipt: the finished upload
     :ivar sent: the last commit that may have been sent, and whose answer was not read
     :ivar created: the answer to the commit
@@ -55,30 +53,16 @@ class Ledger:
 
     push_id: str = attrs.field(factory=lambda: uuid.uuid4().hex)
     fingerprint: str | None = None
-    target: UploadTarget | None = None
-    partial: PartialUpload | None = None
     receipt: UploadReceipt | None = None
     sent: SentCommit | None = None
     created: CreatedModelDeployment | None = None
 
     async def prepared(self, fingerprint: str | None, target: UploadTarget | None) -> None:
-        """Prepare has answered. What was done for another fingerprint, or for another key, does not count any more."""
-        self.fingerprint, self.target = fingerprint, target
-        self.partial = self.receipt = None
-
-    async def upload_created(self, target: UploadTarget, upload_id: str, part_size_bytes: int) -> None:
-        """A multipart upload was created. Returns once that is safe: an upload whose id is lost is never cleaned up."""
-        self.target = target
-        self.partial = PartialUpload(upload_id=upload_id, part_size_bytes=part_size_bytes)
-
-    def part_uploaded(self, part: PutPart) -> None:
-        """The store has taken a part of the multipart upload."""
-        assert self.partial is not None
-        self.partial.parts.append(part)
-
-    def upload_gone(self) -> None:
-        """The multipart upload was aborted, or does not exist any more."""
-        self.partial = None
+        """Prepare has answered. An upload that was begun counts on only for the same fingerprint and at the same place."""
+        place = target.place if target else None
+        if fingerprint is None or (fingerprint, place) != (self.fingerprint, self.place):
+            self.partial = None
+        self.fingerprint, self.place, self.target, self.receipt = fingerprint, place, target, None
 
     async def uploaded(self, receipt: UploadReceipt) -> None:
         """The object is complete."""
@@ -95,3 +79,11 @@ class Ledger:
     async def committed(self, created: CreatedModelDeployment) -> None:
         """The deployment exists. Returns once that is safe."""
         self.created = created
+
+    async def active(self, deployment: Deployment) -> None:
+        """The deployment is up."""
+        if self.created is not None:
+            self.created = attrs.evolve(self.created, deployment=deployment)
+
+    async def failed(self, error: BaseException) -> None:
+        """The last attempt of this run has ended with an error."""

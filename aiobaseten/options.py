@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import attrs
 
@@ -32,7 +32,7 @@ def _refuse(instance: object, attribute: attrs.Attribute[Any], value: object, wa
     raise ConfigurationError(f"{type(instance).__name__}.{attribute.name} must be {wanted}, not {value!r}")
 
 
-def is_finite_number(value: object) -> bool:
+def is_finite_number(value: object) -> TypeGuard[float]:
     """Whether a value is a number that can be reckoned with: not infinite, not NaN, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
@@ -184,3 +184,19 @@ class Options:
     ca_bundle: Path | None = attrs.field(default=None, converter=_ca_bundle_path)
     client_cert: Path | None = attrs.field(default=None, converter=_client_cert_path)
     tag_pushes: bool = attrs.field(default=True, validator=_instance_of(bool))
+
+
+@attrs.frozen(kw_only=True)
+class RunOptions:
+    """How a run of many pushes goes: what `Client.push_many` was given.
+
+    :param fail_fast: the first failure stops the rest
+    :param concurrency: pushes under way at once
+    :param max_attempts: how often a push is begun in all where its failure may pass
+    :param wait_timeout_s: how long to wait for each deployment to become active; None does not wait
+    """
+
+    fail_fast: bool = attrs.field(validator=_instance_of(bool))
+    concurrency: int = attrs.field(validator=_whole(1, 10_000))
+    max_attempts: int = attrs.field(validator=_whole(1))
+    wait_timeout_s: float | None = attrs.field(validator=_or_none(_number(at_least=0)))

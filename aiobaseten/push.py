@@ -2,29 +2,40 @@
 
 The source is opened and checked before anything is sent. A name is looked up: one that exists gets a new deployment. Prepare
 gives the right to upload to one key; the upload renews it by preparing again. The commit is sent once; if its answer is lost,
-the deployment is looked for by the push's id, and never made a second time.
+the deployment is looked for by the push's id, and never made a second time. What was done is told to a ledger, from which another
+attempt goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import anyio
 import attrs
 
 from aiobaseten import rules
+from aiobaseten._convert import to_json
+from aiobaseten._threads import run_to_end
 from aiobaseten.api.endpoints import Endpoints
 from aiobaseten.commit import PUSH_ID_LABEL, Committer
-from aiobaseten.errors import ApiError, InvalidPush, Problem
-from aiobaseten.events import Emitter, Prepared, PushFailed, PushStarted, retry_reporter
+from aiobaseten.errors import ApiError, BasetenError, InvalidPush, Problem, UploadDenied
+from aiobaseten.events import Emitter, Prepared, PushFailed, PushStarted, UploadAborted, retry_reporter
+from aiobaseten.ledger import Ledger
+from aiobaseten.lookup import ModelLookup, NamedModel
 from aiobaseten.models import Deployment, DeploymentArchivePayload, Model, PrepareModelUploadRequest, UploadTarget
-from aiobaseten.options import Options
-from aiobaseten.retry import Clock, OnRetry
+from aiobaseten.options import MiB, Options
+from aiobaseten.retry import Clock
 from aiobaseten.sources import Ignored, Source, SourceLike, model_name_in, open_source
 from aiobaseten.upload import UploadEngine, UploadReceipt
+
+LARGE_BYTES = 64 * MiB
 
 
 def _describe(source: SourceLike) -> str:
@@ -130,37 +141,61 @@ class CheckResult:
 
 
 class Pusher:
-    """Carries pushes out over one control plane and one upload engine."""
+    """Carries pushes out over one control plane and one upload engine.
 
-    def __init__(self, api: Endpoints, engine: UploadEngine, options: Options, clock: Clock, emit: Emitter) -> None:
+    :param large: a place for each large archive that may be under way; None: any number
+    """
+
+    def __init__(
+        self,
+        api: Endpoints,
+        engine: UploadEngine,
+        options: Options,
+        clock: Clock,
+        emit: Emitter,
+        *,
+        lookup: ModelLookup | None = None,
+        large: anyio.CapacityLimiter | None = None,
+    ) -> None:
         self._api = api
         self._engine = engine
         self._options = options
-        self._clock = clock
         self._emit = emit
+        self._lookup = lookup or ModelLookup(api, emit)
+        self._large = large
         self._committer = Committer(api, options, clock, emit)
 
-    async def push(self, push: Push) -> PushResult:
-        """Carry out a push to the end of its commit."""
-        push_id = _push_id(_deployment_of(push))
+    async def push(self, push: Push, ledger: Ledger | None = None) -> PushResult:
+        """Carry out a push to the end of its commit.
+
+        :param ledger: what earlier attempts have done, and where this one's steps are kept
+        """
+        keeps_steps = ledger is not None
+        ledger = ledger or Ledger(push_id=push_id_of(push))
         try:
-            async with await open_source(push.source, symlinks=push.symlinks) as source:
+            if ledger.sent is not None and (created := await self._committer.settle(ledger, ledger.sent)) is not None:
+                return PushResult(push_id=ledger.push_id, model=created.model, deployment=created.deployment, upload=ledger.receipt)
+            async with await open_source(push.source, symlinks=push.symlinks) as source, self._place_for(source):
                 try:
-                    return await self._push(push, push_id, source)
+                    return await self._push(push, ledger, source, keeps_steps=keeps_steps)
                 except ApiError as conflict:
                     if conflict.status != HTTPStatus.CONFLICT or push.model_id is not None or not source.seekable:
                         raise
                     # Another push has made the model meanwhile, and this one made nothing: it finds the model now.
-                    return await self._push(push, push_id, source)
+                    return await self._push(push, ledger, source, keeps_steps=keeps_steps)
         except BaseException as error:
-            self._emit(PushFailed(push_id=push_id, error=str(error) or type(error).__name__))
+            self._emit(PushFailed(push_id=ledger.push_id, error=str(error) or type(error).__name__))
             raise
 
     async def check(self, push: Push) -> CheckResult:
         """Do all of a push that sends no bytes of the archive and makes nothing."""
-        push_id = _push_id(_deployment_of(push))
+        push_id = push_id_of(push)
         async with await open_source(push.source, symlinks=push.symlinks) as source:
-            request = attrs.evolve(await self._ready(push, push_id, source), dry_run=True)
+            request = await self._valid_request(push, source)
+            if request.name is not None:
+                model = await self._lookup.find(push_id, request.name, request.team_id)
+                request = _to_model(push, request, model)
+            request = attrs.evolve(self._tagged(push_id, request), dry_run=True)
             await self._prepare(request, push_id)
             return CheckResult(
                 name=request.name,
@@ -171,35 +206,102 @@ class Pusher:
                 ignored=source.ignored,
             )
 
-    async def _push(self, push: Push, push_id: str, source: Source) -> PushResult:
-        request = await self._ready(push, push_id, source)
-        self._emit(
-            PushStarted(
-                push_id=push_id,
-                name=push.name or model_name_in(request.deployment.config) or source.label,
-                size_bytes=source.size_bytes,
+    @asynccontextmanager
+    async def _place_for(self, source: Source) -> AsyncGenerator[None]:
+        """Large archives take turns: side by side each would only take longer, and keep small ones from their share."""
+        if self._large is None or source.size_bytes is None or source.size_bytes < LARGE_BYTES:
+            yield
+            return
+        async with self._large:
+            yield
+
+    async def _push(self, push: Push, ledger: Ledger, source: Source, *, keeps_steps: bool) -> PushResult:
+        valid = await self._valid_request(push, source)
+        async with self._named(ledger.push_id, valid) as named:
+            request = self._tagged(ledger.push_id, _to_model(push, valid, named.model))
+            self._emit(
+                PushStarted(
+                    push_id=ledger.push_id,
+                    name=push.name or model_name_in(request.deployment.config) or source.label,
+                    size_bytes=source.size_bytes,
+                )
             )
-        )
-        target = await self._prepare(request, push_id)
-        self._emit(Prepared(push_id=push_id, bucket=target.bucket if target else None, key=target.key if target else None))
-        receipt = None
-        if target is not None:
-            receipt = await self._engine.upload(
-                target, source, emit=self._emit, push_id=push_id, renew=lambda: self._renew(request, push_id)
+            fingerprint = await self._fingerprint(source, request) if keeps_steps else None
+            receipt = await self._upload(ledger, request, source, fingerprint)
+            created = await self._committer.commit(
+                ledger, request, receipt.key if receipt else None, disable_archive_download=push.disable_archive_download
             )
-        created = await self._committer.commit(
-            push_id, request, receipt.key if receipt else None, disable_archive_download=push.disable_archive_download
-        )
+            named.model = created.model
         return PushResult(
-            push_id=push_id,
+            push_id=ledger.push_id,
             model=created.model,
             deployment=created.deployment,
             upload=receipt,
             ignored=source.ignored,
         )
 
-    async def _ready(self, push: Push, push_id: str, source: Source) -> PrepareModelUploadRequest:
-        """The prepare request of a push, with every rule checked and its model looked up."""
+    async def _upload(
+        self, ledger: Ledger, request: PrepareModelUploadRequest, source: Source, fingerprint: str | None
+    ) -> UploadReceipt | None:
+        """Prepare and upload, or go on with what an earlier attempt has left of this very archive and request."""
+        is_same = fingerprint is not None and fingerprint == ledger.fingerprint
+        if is_same and ledger.receipt is not None:
+            return ledger.receipt
+        if is_same and ledger.partial is not None and ledger.target is not None:
+            try:
+                return await self._send(ledger, request, source, ledger.target)
+            except UploadDenied:
+                ledger.target = None  # Kept credentials may be refused for other reasons than their age.
+        target = await self._prepare(request, ledger.push_id)
+        self._emit(Prepared(push_id=ledger.push_id, bucket=target.bucket if target else None, key=target.key if target else None))
+        if ledger.partial is not None and not (is_same and target is not None and target.place == ledger.place):
+            await self._abort_earlier(ledger, target)
+        await ledger.prepared(fingerprint, target)
+        return None if target is None else await self._send(ledger, request, source, target)
+
+    async def _send(
+        self, ledger: Ledger, request: PrepareModelUploadRequest, source: Source, target: UploadTarget
+    ) -> UploadReceipt:
+        receipt = await self._engine.upload(
+            target,
+            source,
+            emit=self._emit,
+            push_id=ledger.push_id,
+            renew=lambda: self._renew(request, ledger.push_id),
+            log=ledger,
+        )
+        await ledger.uploaded(receipt)
+        return receipt
+
+    async def _abort_earlier(self, ledger: Ledger, renewed: UploadTarget | None) -> None:
+        """Give up what an earlier attempt has left, with its own credentials or else with those for the new key, if they may."""
+        assert ledger.partial is not None
+        credentials = ledger.target or renewed
+        error: str | None = "its credentials are not known any more"
+        if credentials is not None and ledger.place is not None:
+            bucket, key, region = ledger.place
+            old = attrs.evolve(credentials, bucket=bucket, key=key, region=region)
+            error = "no answer in time"
+            with anyio.move_on_after(self._options.timeouts.abort_s):
+                try:
+                    await self._engine.abort(old, ledger.partial.upload_id)
+                    error = None
+                except BasetenError as refused:
+                    error = str(refused)
+        key = ledger.place[1] if ledger.place else ""
+        self._emit(UploadAborted(push_id=ledger.push_id, key=key, upload_id=ledger.partial.upload_id, error=error))
+        ledger.upload_gone()
+
+    async def _fingerprint(self, source: Source, request: PrepareModelUploadRequest) -> str | None:
+        """Changes when the archive does, or anything that is sent with it."""
+        of_source = await run_to_end(lambda _: source.fingerprint)
+        if of_source is None:
+            return None
+        sent = json.dumps([of_source, to_json(request), self._options.transfer.checksum], sort_keys=True, default=dict)
+        return hashlib.blake2b(sent.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+    async def _valid_request(self, push: Push, source: Source) -> PrepareModelUploadRequest:
+        """The prepare request of a push as it is given, with every rule checked."""
         deployment = await self._with_config(_deployment_of(push), source)
         name = push.name
         if name is None and push.model_id is None:
@@ -207,9 +309,16 @@ class Pusher:
         request = PrepareModelUploadRequest(deployment=deployment, name=name, model_id=push.model_id, team_id=push.team_id)
         if problems := [*_push_problems(push), *rules.find_problems(request)]:
             raise InvalidPush(problems=problems)
-        if name is not None:
-            request = await self._routed(push, push_id, request, name)
-        return self._tagged(push_id, request)
+        return request
+
+    @asynccontextmanager
+    async def _named(self, push_id: str, request: PrepareModelUploadRequest) -> AsyncGenerator[NamedModel]:
+        """Around the rest of a push: the model that its name stands for, or will."""
+        if request.name is None:
+            yield NamedModel(None)
+            return
+        async with self._lookup.model(push_id, request.name, request.team_id) as named:
+            yield named
 
     async def _with_config(self, deployment: DeploymentArchivePayload, source: Source) -> DeploymentArchivePayload:
         if deployment.config is not None:
@@ -220,31 +329,6 @@ class Pusher:
             raw_config = found.raw
         return attrs.evolve(deployment, config=found.config, raw_config=raw_config)
 
-    async def _routed(self, push: Push, push_id: str, request: PrepareModelUploadRequest, name: str) -> PrepareModelUploadRequest:
-        """Turn a push to a name that exists into one to that model."""
-        model = await self._find_model(push_id, name, push.team_id)
-        if model is None:
-            return request
-        if push.existing == "error":
-            raise InvalidPush(problems=[Problem("$.name", f"the model {name!r} exists already, with the id {model.id}")])
-        if push.disable_archive_download:
-            raise InvalidPush(problems=[Problem("$.disable_archive_download", _only_for_new(f"the model {name!r} exists"))])
-        return attrs.evolve(request, name=None, team_id=None, model_id=model.id)
-
-    async def _find_model(self, push_id: str, name: str, team_id: str | None) -> Model | None:
-        """The model of that name in the team, or in the default team; the only one there is, where no team is named."""
-        found = await self._api.list_models(name=name, team_id=team_id, on_retry=self._on_retry(push_id, "list_models"))
-        models = [model for model in found if model.name == name]
-        if len(models) <= 1:
-            return models[0] if models else None
-        teams = await self._api.list_teams(on_retry=self._on_retry(push_id, "list_teams"))
-        default_teams = {team.name for team in teams if team.default}
-        in_default_team = [model for model in models if model.team_name in default_teams]
-        if len(in_default_team) == 1:
-            return in_default_team[0]
-        owners = ", ".join(sorted(model.team_name for model in models))
-        raise InvalidPush(problems=[Problem("$.team_id", f"is needed: the teams {owners} each have a model named {name!r}")])
-
     def _tagged(self, push_id: str, request: PrepareModelUploadRequest) -> PrepareModelUploadRequest:
         if not self._options.tag_pushes:
             return request
@@ -252,7 +336,8 @@ class Pusher:
         return attrs.evolve(request, deployment=attrs.evolve(request.deployment, labels=labels))
 
     async def _prepare(self, request: PrepareModelUploadRequest, push_id: str) -> UploadTarget | None:
-        response = await self._api.prepare_model_upload(request, on_retry=self._on_retry(push_id, "prepare_model_upload"))
+        on_retry = retry_reporter(self._emit, push_id, "prepare_model_upload")
+        response = await self._api.prepare_model_upload(request, on_retry=on_retry)
         return response.target
 
     async def _renew(self, request: PrepareModelUploadRequest, push_id: str) -> UploadTarget:
@@ -260,9 +345,6 @@ class Pusher:
         if target is None:
             raise ApiError("gave no upload target when asked to renew one", method="POST", path="/v1/prepare_model_upload")
         return target
-
-    def _on_retry(self, push_id: str, operation: str) -> OnRetry:
-        return retry_reporter(self._emit, push_id, operation)
 
 
 def _deployment_of(push: Push) -> DeploymentArchivePayload:
@@ -275,10 +357,31 @@ def _deployment_of(push: Push) -> DeploymentArchivePayload:
     return deployment
 
 
-def _push_id(deployment: DeploymentArchivePayload) -> str:
-    """The id that the deployment's own labels give it, else a new one."""
-    given = deployment.labels.get(PUSH_ID_LABEL) if isinstance(deployment.labels, Mapping) else None
-    return given if isinstance(given, str) and given else uuid.uuid4().hex
+def push_id_of(push: Push) -> str:
+    """The id that the deployment's own labels give a push, else a new one.
+
+    :raises InvalidPush: if its `deployment` is none
+    """
+    _deployment_of(push)
+    return given_push_id(push) or uuid.uuid4().hex
+
+
+def given_push_id(push: Push) -> str | None:
+    """The id that the deployment's own labels give a push."""
+    labels: object = getattr(push.deployment, "labels", None)
+    given = cast("Mapping[str, object]", labels).get(PUSH_ID_LABEL) if isinstance(labels, Mapping) else None
+    return given if isinstance(given, str) and given else None
+
+
+def _to_model(push: Push, request: PrepareModelUploadRequest, model: Model | None) -> PrepareModelUploadRequest:
+    """Turn a push to a name that exists into one to that model."""
+    if model is None:
+        return request
+    if push.existing == "error":
+        raise InvalidPush(problems=[Problem("$.name", f"the model {model.name!r} exists already, with the id {model.id}")])
+    if push.disable_archive_download:
+        raise InvalidPush(problems=[Problem("$.disable_archive_download", _only_for_new(f"the model {model.name!r} exists"))])
+    return attrs.evolve(request, name=None, team_id=None, model_id=model.id)
 
 
 def _push_problems(push: Push) -> Iterator[Problem]:

@@ -26,8 +26,7 @@ async def wait_until_active(
     emit: Emitter,
 ) -> Deployment:
     """Look at a deployment until it is up. A new one may answer 404 for `not_found_grace_s`; passing failures mean: look again."""
-    if not is_finite_number(timeout_s) or timeout_s < 0:
-        raise ConfigurationError(f"timeout_s must be a finite number of at least 0, not {timeout_s!r}")
+    check_timeout_s("timeout_s", timeout_s)
     started = clock.monotonic()
     last_seen = "not found yet"
     for interval_s in poll_intervals_s():
@@ -62,3 +61,13 @@ async def wait_until_active(
     raise DeadlineExceeded(
         f"deployment {deployment_id} of model {model_id} is not active after {timeout_s:g} s; its last status: {last_seen}"
     )
+
+
+def check_timeout_s(name: str, timeout_s: object) -> float:
+    """Return a time limit that can be one.
+
+    :raises ConfigurationError: if it is not a finite number of at least 0; it calls it `name`
+    """
+    if not is_finite_number(timeout_s) or timeout_s < 0:
+        raise ConfigurationError(f"{name} must be a finite number of at least 0, not {timeout_s!r}")
+    return timeout_s

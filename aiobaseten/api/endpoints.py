@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import attrs
 
 from aiobaseten._convert import Mismatch, from_json, to_json
-from aiobaseten.api.http import ControlPlane
+from aiobaseten.api.http import BeforeSend, ControlPlane
 from aiobaseten.errors import Problem, RateLimited, TransportError
 from aiobaseten.models import (
     CreatedModelDeployment,
@@ -49,7 +49,8 @@ class Endpoints:
 
     A payload is sent as it is: that it breaks no rule, whoever calls has had `rules` check, once for all calls that carry it. Each
     raises `InvalidPush` for what cannot be sent at all, `ApiError` for an answer that is an error or cannot be read, and
-    `TransportError` when no answer came. `on_retry` is told the error, the number of tries made and the seconds until the next.
+    `TransportError` when no answer came. `on_retry` is told the error, the number of tries made and the seconds until the next;
+    `before_send` is awaited before each try of a commit, when nothing but the network stands before it any more.
     """
 
     def __init__(self, control_plane: ControlPlane) -> None:
@@ -63,18 +64,28 @@ class Endpoints:
         return await self._repeat("POST", "/v1/prepare_model_upload", _read_prepared, body=body, on_retry=on_retry)
 
     async def create_model(
-        self, source: ModelArchiveSource, *, team_id: str | None = None, on_retry: OnRetry | None = None
+        self,
+        source: ModelArchiveSource,
+        *,
+        team_id: str | None = None,
+        before_send: BeforeSend | None = None,
+        on_retry: OnRetry | None = None,
     ) -> CreatedModelDeployment:
         """Commit a new model, in a team or else in the organization's default team."""
         if team_id is None:
-            return await self._commit("/v1/models", source, None, on_retry)
-        return await self._commit("/v1/teams/{team_id}/models", source, {"team_id": team_id}, on_retry)
+            return await self._commit("/v1/models", source, None, before_send, on_retry)
+        return await self._commit("/v1/teams/{team_id}/models", source, {"team_id": team_id}, before_send, on_retry)
 
     async def create_deployment(
-        self, model_id: str, source: DeploymentArchiveSource, *, on_retry: OnRetry | None = None
+        self,
+        model_id: str,
+        source: DeploymentArchiveSource,
+        *,
+        before_send: BeforeSend | None = None,
+        on_retry: OnRetry | None = None,
     ) -> CreatedModelDeployment:
         """Commit a new deployment of an existing model."""
-        return await self._commit("/v1/models/{model_id}/deployments", source, {"model_id": model_id}, on_retry)
+        return await self._commit("/v1/models/{model_id}/deployments", source, {"model_id": model_id}, before_send, on_retry)
 
     async def list_models(
         self, *, name: str | None = None, team_id: str | None = None, on_retry: OnRetry | None = None
@@ -141,12 +152,13 @@ class Endpoints:
         route: str,
         source: ModelArchiveSource | DeploymentArchiveSource,
         path_params: Mapping[str, str] | None,
+        before_send: BeforeSend | None,
         on_retry: OnRetry | None,
     ) -> CreatedModelDeployment:
         plane = self._control_plane
         body = {"source": to_json(source)}
         return await retrying(
-            lambda: plane.request("POST", route, _read_created, path_params=path_params, body=body),
+            lambda: plane.request("POST", route, _read_created, path_params=path_params, body=body, before_send=before_send),
             options=plane.options.retry,
             clock=plane.clock,
             may_repeat=_certainly_did_nothing,

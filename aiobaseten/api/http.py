@@ -13,7 +13,7 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast, get_args
 from urllib.parse import quote
@@ -57,6 +57,8 @@ _ERRORS = {401: AuthenticationError, 403: AuthenticationError, 404: NotFoundErro
 _NO_HEADERS = CIMultiDictProxy(CIMultiDict[str]())
 
 T = TypeVar("T")
+
+BeforeSend = Callable[[], Awaitable[None]]
 
 
 @attrs.frozen
@@ -152,6 +154,7 @@ class ControlPlane:
         path_params: Mapping[str, str] | None = None,
         query: Mapping[str, str | None] | None = None,
         body: Any = None,
+        before_send: BeforeSend | None = None,
     ) -> T:
         """Send a request once, within the endpoint's rate, and return what `read` makes of the answer's JSON.
 
@@ -159,6 +162,7 @@ class ControlPlane:
         :param read: raises `Mismatch` for an answer of the wrong shape
         :param query: what is None is left out
         :param body: a JSON value
+        :param before_send: awaited when nothing but the network stands before the request any more
         :raises InvalidPush: if a parameter or the body cannot be sent
         :raises ApiError: if the answer is an error, a redirect, or cannot be read
         :raises TransportError: if no answer came
@@ -171,7 +175,7 @@ class ControlPlane:
         if bucket is None:
             bucket = self._buckets[method, route] = TokenBucket(self.options.requests_per_s, self.clock)
         await bucket.acquire()
-        answer = await self._send(method, url, data)
+        answer = await self._send(method, url, data, before_send)
         if 200 <= answer.status < 300:
             return self._read(answer, method, path, read)
         error = self._error(answer, method, path)
@@ -179,14 +183,15 @@ class ControlPlane:
             bucket.pause(error.retry_after_s)
         raise error
 
-    async def _send(self, method: str, url: str, data: bytes | None) -> _Answer:
+    async def _send(self, method: str, url: str, data: bytes | None, before_send: BeforeSend | None) -> _Answer:
         payload: bytes | _TimedBody | None = data
         if data is not None and len(data) > WRITE_SLICE_BYTES:
             payload = _TimedBody(data, self.options.timeouts.read_s)
-        try:
-            async with (
-                self._slots,
-                self._open_session().request(
+        async with self._slots:
+            if before_send is not None:
+                await before_send()
+            try:
+                async with self._open_session().request(
                     method,
                     URL(url, encoded=True),
                     data=payload,
@@ -194,13 +199,12 @@ class ControlPlane:
                     allow_redirects=False,
                     proxy=self._proxy.url if self._proxy else None,
                     proxy_headers=self._proxy.headers if self._proxy else None,
-                ) as response,
-            ):
-                limit_bytes = MAX_ANSWER_BYTES if response.status < 300 else MAX_ERROR_BYTES
-                content = await _read_up_to(response, limit_bytes)
-                return _Answer(response.status, response.headers, content[:limit_bytes], len(content) <= limit_bytes)
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._transport_error(error) from error
+                ) as response:
+                    limit_bytes = MAX_ANSWER_BYTES if response.status < 300 else MAX_ERROR_BYTES
+                    content = await _read_up_to(response, limit_bytes)
+                    return _Answer(response.status, response.headers, content[:limit_bytes], len(content) <= limit_bytes)
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._transport_error(error) from error
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -9,7 +9,6 @@ from typing import Literal
 
 import attrs
 
-from aiobaseten.errors import BasetenError
 from aiobaseten.push import Push, PushResult
 
 State = Literal["committed", "active", "failed", "skipped"]
@@ -53,13 +52,14 @@ class PushOutcome:
 
     :param push: as it was given
     :param result: what it made, in this run or, where `skipped`, in an earlier one; None where it made nothing
-    :param error: why it failed; with a `result` where the deployment was made and did not become active
+    :param error: why it failed, a `BasetenError` or what the push's own stream raised; with a `result` where the deployment was
+        made and did not become active
     :param skipped: whether an earlier run of the journal had done it already
     """
 
     push: Push
     result: PushResult | None = None
-    error: BasetenError | None = None
+    error: Exception | None = None
     skipped: bool = False
     record: PushRecord
 
@@ -87,13 +87,15 @@ class BulkReport:
 
     :param records: of the pushes that have ended, in the order in which they did
     :param stopped_by: the failure that ended the run before all pushes were begun; None where it was not ended so
+    :param interrupted: how many pushes were begun and then stopped, and so have no outcome
     """
 
     started_at: datetime
     duration_s: float
     records: Sequence[PushRecord]
     throughput: Throughput
-    stopped_by: BasetenError | None = None
+    stopped_by: Exception | None = None
+    interrupted: int = 0
 
     @property
     def total(self) -> int:
@@ -131,8 +133,8 @@ class BulkReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every push is deployed."""
-        return not self.failed and self.stopped_by is None
+        """Whether every push that was taken is deployed."""
+        return not self.failed and not self.interrupted and self.stopped_by is None
 
 
 def cause_of(error: BaseException) -> str:

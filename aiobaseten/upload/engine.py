@@ -3,46 +3,42 @@
 Workers take parts from the plan. Each waits for memory, has the source read the part into it, computes its checksum and sends it. A
 source that can be read only in order has one reader, which hands its parts to senders. The first failure stops all. Then the
 upload is completed, or, on any failure or cancellation, aborted. Credentials that expire on the way are renewed once for all
-workers, and the upload goes on, or starts over where the renewed credentials are for another key.
+workers, and the upload goes on, or starts over where the renewed credentials are for another key. An upload that an earlier
+attempt has left half done goes on with the parts that are missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
 
 import anyio
 import attrs
 
-from aiobaseten.errors import BasetenError, CredentialsExpired, TransportError, UploadDenied, UploadError
+from aiobaseten.errors import TransportError, UploadDenied, UploadError
 from aiobaseten.events import (
-    CredentialsRenewed,
     Emitter,
     PartUploaded,
     UploadAborted,
     UploadCompleted,
     UploadRestarted,
+    UploadResumed,
     UploadStarted,
-    retry_reporter,
 )
 from aiobaseten.models import UploadTarget
 from aiobaseten.options import Options
-from aiobaseten.retry import Clock, retrying
+from aiobaseten.retry import Clock
 from aiobaseten.sources.base import Source
+from aiobaseten.upload.calls import Calls, KeyChanged, Renew
 from aiobaseten.upload.checksum import Checksums, algorithm_for
 from aiobaseten.upload.connections import LOOK_EVERY_S, Connections
 from aiobaseten.upload.crew import Work, crew
+from aiobaseten.upload.log import UploadLog
 from aiobaseten.upload.plan import check_size, plan_upload
 from aiobaseten.upload.reader import FilledPart, PartReader
 from aiobaseten.upload.s3 import S3
 from aiobaseten.upload.s3_answers import PutPart, StoredObject
-
-T = TypeVar("T")
-
-Renew = Callable[[], Awaitable[UploadTarget]]
-"""Gets fresh credentials. They may be for another key than the first."""
 
 
 @attrs.frozen(kw_only=True)
@@ -95,26 +91,50 @@ class UploadEngine:
         self.connections = Connections(options.transfer, clock, s3.sent)
 
     async def upload(
-        self, target: UploadTarget, source: Source, *, emit: Emitter, push_id: str = "", renew: Renew | None = None
+        self,
+        target: UploadTarget,
+        source: Source,
+        *,
+        emit: Emitter,
+        push_id: str = "",
+        renew: Renew | None = None,
+        log: UploadLog | None = None,
     ) -> UploadReceipt:
         """Upload a source to a target.
 
         :param renew: called when the credentials have expired; without it that is an error
+        :param log: told of each step; what it holds of an earlier attempt at this target is gone on with
         :raises UploadError: when the store did not take it; its subclasses say when the credentials or the content are to blame
         :raises TransportError: when the store could not be reached
         :raises SourceChanged: when the source changed while it was read
         """
+        log = log or UploadLog()
         restarts_left = self.options.retry.max_attempts - 1
-        upload = _Upload(self, target, source, emit, push_id, renew)
+        upload = _Upload(self, target, source, emit, push_id, renew, log)
         while True:
             try:
                 return await upload.run()
-            except _KeyChanged as change:
+            except KeyChanged as change:
                 if restarts_left == 0:
                     raise change.expired from None
                 restarts_left -= 1
-                emit(UploadRestarted(push_id=push_id, key=change.target.key))
-                upload = _Upload(self, change.target, source, emit, push_id, renew, renewed=True)
+                target = change.target
+                log.upload_gone()
+            except UploadError as gone:
+                if not upload.was_resumed or gone.code != "NoSuchUpload":
+                    raise
+                target = upload.target
+                log.upload_gone()
+            emit(UploadRestarted(push_id=push_id, key=target.key))
+            upload = _Upload(self, target, source, emit, push_id, renew, log, renewed=target is not upload.target)
+
+    async def abort(self, target: UploadTarget, upload_id: str) -> None:
+        """Give up what an earlier attempt has left at a target.
+
+        :raises UploadError: if the credentials do not allow it
+        :raises TransportError: if the store could not be reached
+        """
+        await self.s3.abort(target, upload_id)
 
     async def rehearse(self, target: UploadTarget, source: Source, *, max_duration_s: float, emit: Emitter) -> UploadRehearsal:
         """Upload a source's parts, and give the upload up where `upload` would complete it.
@@ -122,16 +142,7 @@ class UploadEngine:
         :param max_duration_s: after which no further part is begun
         :raises UploadError: as `upload`, and where the parts could not be removed again
         """
-        return await _Upload(self, target, source, emit, "", None).rehearse(max_duration_s)
-
-
-class _KeyChanged(Exception):
-    """The renewed credentials are for another key: the upload must start over there."""
-
-    def __init__(self, target: UploadTarget, expired: CredentialsExpired) -> None:
-        super().__init__()
-        self.target = target
-        self.expired = expired
+        return await _Upload(self, target, source, emit, "", None, UploadLog()).rehearse(max_duration_s)
 
 
 class _Upload:
@@ -145,38 +156,64 @@ class _Upload:
         emit: Emitter,
         push_id: str,
         renew: Renew | None,
+        log: UploadLog,
         *,
         renewed: bool = False,
     ) -> None:
         self._engine = engine
         self._s3 = engine.s3
-        self._target = target
         self._source = source
         self._emit = emit
         self._push_id = push_id
-        self._renew = renew
-        self._renewing = anyio.Lock()
-        self._may_renew = not renewed
+        self._log = log
         self._gives_up_at: float | None = None
-        self._upload_id: str | None = None
-        self._put: list[PutPart] = []
+        self._resumed = log.partial
+        self._upload_id = self._resumed.upload_id if self._resumed else None
+        self._put: list[PutPart] = [*self._resumed.parts] if self._resumed else []
         self._is_rehearsal = False
         self._time_is_up: Callable[[], bool] = lambda: False
         self._whole: StoredObject | None = None
         self._algorithm = algorithm_for(engine.options.transfer.checksum)
         self._connections = engine.connections
-        self._plan = plan_upload(source.size_bytes, engine.options.transfer, is_fast=self._connections.are_fast)
-        self._reader = PartReader(source, self._plan, self._algorithm, self._connections.budget)
+        self._calls = Calls(
+            target,
+            source,
+            options=engine.options,
+            clock=engine.clock,
+            connections=self._connections,
+            emit=emit,
+            push_id=push_id,
+            renew=renew,
+            renewed=renewed,
+        )
+        self._plan = plan_upload(
+            source.size_bytes,
+            engine.options.transfer,
+            is_fast=self._connections.are_fast,
+            begun_with_bytes=self._resumed.part_size_bytes if self._resumed else None,
+        )
+        done = frozenset(part.number for part in self._put)
+        self._reader = PartReader(source, self._plan, self._algorithm, self._connections.budget, done=done)
         self._workers = 0
         self._all_sent = anyio.Event()
+
+    @property
+    def target(self) -> UploadTarget:
+        """Where it goes, with the credentials that hold now."""
+        return self._calls.target
+
+    @property
+    def was_resumed(self) -> bool:
+        """Whether it went on with what an earlier attempt had left."""
+        return self._resumed is not None
 
     async def run(self) -> UploadReceipt:
         async with self._aborted_on_failure():
             await self._send_all()
             stored = self._whole or await self._complete()
         receipt = UploadReceipt(
-            bucket=self._target.bucket,
-            key=self._target.key,
+            bucket=self.target.bucket,
+            key=self.target.key,
             size_bytes=self._size_bytes,
             parts=len(self._put),
             etag=stored.etag,
@@ -214,7 +251,7 @@ class _Upload:
         self._emit(
             UploadStarted(
                 push_id=self._push_id,
-                key=self._target.key,
+                key=self.target.key,
                 size_bytes=self._plan.size_bytes,
                 part_size_bytes=self._plan.part_size_bytes if self._plan.multipart else None,
                 parts=self._plan.part_count,
@@ -251,6 +288,11 @@ class _Upload:
 
     async def _lead(self, start: Callable[[Work], None]) -> None:
         """The first worker. Its part decides between a single PutObject and a multipart upload, which it then creates."""
+        if self._resumed is not None:
+            size_bytes = self._size_bytes
+            self._emit(UploadResumed(push_id=self._push_id, key=self.target.key, parts=len(self._put), size_bytes=size_bytes))
+            await self._send_side_by_side(start, None)
+            return
         first = await self._reader.read_next()
         check_size(len(first.content) if first else 0)
         assert first is not None
@@ -258,17 +300,21 @@ class _Upload:
         if self._reader.ended and small and not self._is_rehearsal:
             await self._send_whole(first)
             return
-        await self._call("CreateMultipartUpload", self._create)
-        self._connections.expect_parts_of(self._plan.part_size_bytes)
+        await self._calls.make("CreateMultipartUpload", self._create)
         if self._source.seekable:
-            self._workers += 1
-            start(lambda: self._send_remaining(first))
-            await self._employ(start)
+            await self._send_side_by_side(start, first)
         else:
+            self._connections.expect_parts_of(self._plan.part_size_bytes)
             start(partial(self._send_part, first))
             start(lambda: self._employ(start))
             await self._hand_out_remaining(start)
             self._all_sent.set()
+
+    async def _send_side_by_side(self, start: Callable[[Work], None], first: FilledPart | None) -> None:
+        self._connections.expect_parts_of(self._plan.part_size_bytes)
+        self._workers += 1
+        start(lambda: self._send_remaining(first))
+        await self._employ(start)
 
     async def _employ(self, start: Callable[[Work], None]) -> None:
         """Watch the connections while parts are sent, with a worker for each that may be used."""
@@ -299,7 +345,7 @@ class _Upload:
     async def _send_whole(self, part: FilledPart) -> None:
         with part:
             async with self._connections.for_archives:
-                self._whole = await self._call("PutObject", lambda target: self._s3.put_object(target, part))
+                self._whole = await self._calls.make("PutObject", lambda target: self._s3.put_object(target, part))
             checksum = part.checksums().value
             self._count(PutPart(number=1, size_bytes=len(part.content), etag=self._whole.etag, checksum=checksum))
 
@@ -309,8 +355,9 @@ class _Upload:
         with part:
             async with self._connections.for_parts:
                 begun_s = self._engine.clock.monotonic()
-                put = await self._call("UploadPart", lambda target: self._s3.upload_part(target, upload_id, part))
+                put = await self._calls.make("UploadPart", lambda target: self._s3.upload_part(target, upload_id, part))
                 self._connections.part_sent(self._engine.clock.monotonic() - begun_s)
+        self._log.part_uploaded(put)
         self._count(put)
 
     def _count(self, put: PutPart) -> None:
@@ -329,6 +376,7 @@ class _Upload:
             try:
                 with shield:
                     self._upload_id = await self._s3.create(target, self._algorithm)
+                    await self._log.upload_created(target, self._upload_id, self._plan.part_size_bytes)
             finally:
                 ended.set()
 
@@ -343,6 +391,7 @@ class _Upload:
 
     def _clean_up_deadline(self) -> float:
         """Give up: from now on nothing is repeated, and all clean-up together has `abort_s` seconds."""
+        self._calls.giving_up = True
         if self._gives_up_at is None:
             self._gives_up_at = anyio.current_time() + self._engine.options.timeouts.abort_s
         return self._gives_up_at
@@ -372,12 +421,12 @@ class _Upload:
                 maybe_done = maybe_done or error.request_sent
                 raise
 
-        return await self._call("CompleteMultipartUpload", complete)
+        return await self._calls.make("CompleteMultipartUpload", complete)
 
     async def _look_for_object(self, no_such_upload: UploadError, sums: Checksums) -> StoredObject:
         """After a Complete whose answer was lost, an upload that is gone was most likely completed: look, if that is allowed."""
         try:
-            return await self._s3.head(self._target, self._size_bytes, sums)
+            return await self._s3.head(self.target, self._size_bytes, sums)
         except UploadDenied:
             return StoredObject(etag=None, checksum=None)
         except UploadError as error:
@@ -399,60 +448,15 @@ class _Upload:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(abort)  # in a task of its own, which a second cancellation by asyncio itself does not reach
-        self._emit(UploadAborted(push_id=self._push_id, key=self._target.key, upload_id=upload_id, error=outcome["error"]))
+        if outcome["error"] is None:
+            self._log.upload_gone()
+        self._emit(UploadAborted(push_id=self._push_id, key=self.target.key, upload_id=upload_id, error=outcome["error"]))
         return outcome["error"] and f"the multipart upload {upload_id} could not be aborted: {outcome['error']}"
 
     async def _try_to_abort(self, upload_id: str) -> str | None:
         """What went wrong, in words; None if the upload is gone."""
         try:
-            await self._s3.abort(self._target, upload_id)
+            await self._s3.abort(self.target, upload_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, the error that led here is the one to raise
             return None if getattr(error, "code", None) == "NoSuchUpload" else f"{type(error).__name__}: {error}"
         return None
-
-    async def _call(self, operation: str, call: Callable[[UploadTarget], Awaitable[T]]) -> T:
-        """Make an S3 call, repeated while its failures are passing ones, with credentials renewed when they expire."""
-
-        tell = retry_reporter(self._emit, self._push_id, operation)
-
-        def on_retry(error: BaseException, attempt: int, delay_s: float) -> None:
-            self._connections.failed(error)
-            tell(error, attempt, delay_s)
-
-        def may_repeat(error: BaseException) -> bool:
-            return isinstance(error, BasetenError) and error.retryable and self._gives_up_at is None
-
-        while True:
-            target = self._target
-            try:
-                result = await retrying(
-                    lambda: call(self._target),
-                    options=self._engine.options.retry,
-                    clock=self._engine.clock,
-                    may_repeat=may_repeat,
-                    on_retry=on_retry,
-                )
-            except CredentialsExpired as expired:
-                await self._renew_credentials(target, expired)
-            else:
-                self._may_renew = True
-                return result
-
-    async def _renew_credentials(self, stale: UploadTarget, expired: CredentialsExpired) -> None:
-        """Renew the credentials, unless another worker has just done so. Fresh ones that are refused at once stay refused."""
-        async with self._renewing:
-            if self._target is not stale:
-                return
-            if self._renew is None or not self._may_renew or self._gives_up_at is not None:
-                raise expired
-            renewed = await self._renew()
-            self._may_renew = False
-            same_key = (renewed.bucket, renewed.key, renewed.region) == (stale.bucket, stale.key, stale.region)
-            self._emit(CredentialsRenewed(push_id=self._push_id, same_key=same_key))
-            if same_key:
-                self._target = renewed
-            elif self._source.seekable:
-                raise _KeyChanged(renewed, expired)
-            else:
-                expired.add_note(f"the renewed credentials are for another key, and {self._source.label} cannot be read again")
-                raise expired

@@ -70,12 +70,17 @@ class UploadPlan:
         return min(self.part_size_bytes << (number - 1) // PARTS_PER_SIZE, MAX_PART_SIZE_BYTES)
 
 
-def plan_upload(size_bytes: int | None, options: TransferOptions, *, is_fast: bool = False) -> UploadPlan:
+def plan_upload(
+    size_bytes: int | None, options: TransferOptions, *, is_fast: bool = False, begun_with_bytes: int | None = None
+) -> UploadPlan:
     """Decide on a single PutObject or parts, and on the size of the parts.
 
     :param is_fast: whether parts were seen to be sent in no time
+    :param begun_with_bytes: the size of the parts with which an upload was begun that is gone on with
     :raises ArchiveError: for an empty archive, or one larger than S3 takes
     """
+    if begun_with_bytes is not None:
+        return UploadPlan(size_bytes=size_bytes, part_size_bytes=begun_with_bytes, multipart=True)
     part_size = options.part_size_bytes or _chosen_part_size(size_bytes, options, is_fast=is_fast)
     if size_bytes is None:
         return UploadPlan(size_bytes=None, part_size_bytes=part_size, multipart=True)

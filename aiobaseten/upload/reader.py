@@ -38,16 +38,28 @@ class FilledPart:
 
 
 class PartReader:
-    """Hands out the parts of a plan. Several tasks may ask at once if the source is seekable, else one."""
+    """Hands out the parts of a plan. Several tasks may ask at once if the source is seekable, else one.
 
-    def __init__(self, source: Source, plan: UploadPlan, algorithm: Algorithm | None, budget: BufferBudget) -> None:
+    :param done: the numbers of the parts that the store has already
+    :ivar parts_read: how many parts were read, those included that the store had already
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: UploadPlan,
+        algorithm: Algorithm | None,
+        budget: BufferBudget,
+        *,
+        done: frozenset[int] = frozenset(),
+    ) -> None:
         self._source = source
         self._algorithm = algorithm
         self._budget = budget
-        self._parts = plan.parts()
+        self._parts = (part for part in plan.parts() if part.number not in done)
         self._next: Part | None = next(self._parts, None)
         self._lent: list[Buffer] = []
-        self.parts_read = 0
+        self.parts_read = len(done)
 
     @property
     def ended(self) -> bool:

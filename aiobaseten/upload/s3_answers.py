@@ -49,15 +49,6 @@ class PutPart:
     checksum: int | None
 
 
-@attrs.define(kw_only=True)
-class PartialUpload:
-    """A multipart upload that was begun, and the parts that the store has taken so far."""
-
-    upload_id: str
-    part_size_bytes: int
-    parts: list[PutPart] = attrs.field(factory=list[PutPart])
-
-
 @attrs.frozen(kw_only=True)
 class StoredObject:
     """What the store says of the finished object. `checksum` is None where it said nothing of one."""
