@@ -8,6 +8,7 @@ import anyio
 import attrs
 
 from aiobaseten.options import MiB
+from aiobaseten.upload.plan import MIN_PART_SIZE_BYTES
 
 
 class Buffer:
@@ -35,17 +36,20 @@ class _Waiter:
 
 
 class BufferBudget:
-    """Buffers for all uploads of a client, under one bound in bytes, first come first served.
+    """Buffers for all uploads of a client, under one bound in bytes.
 
-    A buffer larger than the whole budget is given out when nothing else is in use. Buffers of at least 1 MiB are kept for the next
-    part of their size, until parts of another size come or the budget has no room for them.
+    First come first served, but what is smaller than any part of a large archive waits in a line of its own, and the two lines take
+    turns: a small archive does not wait for all the parts that a large one has asked for, and no crowd of small ones
+    keeps a large one waiting. A buffer larger than the whole budget is given out when nothing else is in use. Buffers of at least
+    1 MiB are kept for the next part of their size, until parts of another size come or the budget has no room for them.
     """
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
         self._used_bytes = 0
         self._idle: list[bytearray] = []
-        self._waiting: deque[_Waiter] = deque()
+        self._lines: tuple[deque[_Waiter], deque[_Waiter]] = deque(), deque()
+        self._turn = 0
 
     def resize(self, budget_bytes: int) -> None:
         """Change the bound. What is on loan beyond a smaller one comes back in its own time."""
@@ -66,17 +70,19 @@ class BufferBudget:
     async def lend(self, size_bytes: int) -> Buffer:
         """Wait for room and lend a buffer of exactly `size_bytes` bytes. Its content is whatever it was."""
         charged = size_bytes if size_bytes < MiB else -(-size_bytes // MiB) * MiB
-        if not self._waiting and self._fits(charged):
+        line = self._lines[size_bytes < MIN_PART_SIZE_BYTES]
+        if not any(self._lines) and self._fits(charged):
             return Buffer(self, self._take(charged), size_bytes)
         waiter = _Waiter(charged)
-        self._waiting.append(waiter)
+        line.append(waiter)
+        self._grant()
         try:
             await waiter.granted.wait()
         except BaseException:
             if waiter.storage is not None:
                 self.take_back(waiter.storage)
             else:
-                self._waiting.remove(waiter)
+                line.remove(waiter)
                 self._grant()
             raise
         assert waiter.storage is not None
@@ -91,10 +97,14 @@ class BufferBudget:
         self._trim()
 
     def _grant(self) -> None:
-        while self._waiting and self._fits(self._waiting[0].size_bytes):
-            waiter = self._waiting.popleft()
+        while any(self._lines):
+            turn = self._turn if self._lines[self._turn] else 1 - self._turn
+            if not self._fits(self._lines[turn][0].size_bytes):
+                return
+            waiter = self._lines[turn].popleft()
             waiter.storage = self._take(waiter.size_bytes)
             waiter.granted.set()
+            self._turn = 1 - turn
 
     def _fits(self, size_bytes: int) -> bool:
         return self._used_bytes == 0 or self._used_bytes + size_bytes <= self._budget_bytes

@@ -170,3 +170,56 @@ async def test_buffers_of_another_size_take_the_place_of_idle_ones() -> None:
         async with lent(budget, 12 * MiB):
             assert budget.idle_bytes == 0
     assert budget.idle_bytes == 24 * MiB
+
+
+async def test_small_buffers_and_large_ones_take_turns() -> None:
+    budget = BufferBudget(16 * MiB)
+    granted: list[str] = []
+    lent = [await budget.lend(8 * MiB), await budget.lend(8 * MiB)]
+
+    async def take(name: str, size: int) -> None:
+        lent.append(await budget.lend(size))
+        granted.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        for name in ("part 1", "part 2", "part 3"):
+            tasks.start_soon(take, name, 8 * MiB)
+        await anyio.wait_all_tasks_blocked()
+        for name in ("archive 1", "archive 2"):
+            tasks.start_soon(take, name, 50_000)
+        await anyio.wait_all_tasks_blocked()
+        while len(granted) < 5:
+            lent.pop(0).release()
+            await anyio.wait_all_tasks_blocked()
+    assert granted == ["part 1", "archive 1", "part 2", "archive 2", "part 3"]
+    for buffer in lent:
+        buffer.release()
+    assert budget.used_bytes == 0
+
+
+async def test_a_crowd_of_small_buffers_does_not_keep_a_large_one_waiting() -> None:
+    budget = BufferBudget(16 * MiB)
+    lent = [await budget.lend(4 * MiB) for _ in range(4)]
+    large = anyio.Event()
+
+    async def take_small() -> None:
+        lent.append(await budget.lend(4 * MiB))
+
+    async def take_large() -> None:
+        lent.append(await budget.lend(16 * MiB))
+        large.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take_small)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(take_large)
+        for _ in range(20):
+            tasks.start_soon(take_small)
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(6):
+            lent.pop(0).release()
+            await anyio.wait_all_tasks_blocked()
+        assert large.is_set()
+        while lent:
+            lent.pop(0).release()
+            await anyio.wait_all_tasks_blocked()
