@@ -46,7 +46,8 @@ class Ledger:
 
     :param push_id: the value of the deployment's label ``aiobaseten-push-id``, the same for all attempts
     :ivar fingerprint: of the source and of all that is sent with it; what follows holds only as long as it is the same
-    :ivar target: where the archive goes; None where prepare said that no upload is needed, and before it was asked
+    :ivar place: bucket, key and region that the archive goes to
+    :ivar target: the same with its credentials, where these are still known
     :ivar partial: a multipart upload that was begun and neither completed nor aborted
     :ivar receipt: the finished upload
     :ivar sent: the last commit that may have been sent, and whose answer was not read
@@ -55,6 +56,7 @@ class Ledger:
 
     push_id: str = attrs.field(factory=lambda: uuid.uuid4().hex)
     fingerprint: str | None = None
+    place: tuple[str, str, str] | None = None
     target: UploadTarget | None = None
     partial: PartialUpload | None = None
     receipt: UploadReceipt | None = None
@@ -62,13 +64,15 @@ class Ledger:
     created: CreatedModelDeployment | None = None
 
     async def prepared(self, fingerprint: str | None, target: UploadTarget | None) -> None:
-        """Prepare has answered. What was done for another fingerprint, or for another key, does not count any more."""
-        self.fingerprint, self.target = fingerprint, target
-        self.partial = self.receipt = None
+        """Prepare has answered. An upload that was begun counts on only for the same fingerprint and at the same place."""
+        place = target.place if target else None
+        if fingerprint is None or (fingerprint, place) != (self.fingerprint, self.place):
+            self.partial = None
+        self.fingerprint, self.place, self.target, self.receipt = fingerprint, place, target, None
 
     async def upload_created(self, target: UploadTarget, upload_id: str, part_size_bytes: int) -> None:
         """A multipart upload was created. Returns once that is safe: an upload whose id is lost is never cleaned up."""
-        self.target = target
+        self.place, self.target = target.place, target
         self.partial = PartialUpload(upload_id=upload_id, part_size_bytes=part_size_bytes)
 
     def part_uploaded(self, part: PutPart) -> None:

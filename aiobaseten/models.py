@@ -98,6 +98,11 @@ class UploadTarget:
     key: str
     region: str
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Bucket, key and region: where an upload that was begun with other credentials goes on."""
+        return self.bucket, self.key, self.region
+
 
 @attrs.frozen(kw_only=True)
 class PrepareModelUploadResponse:

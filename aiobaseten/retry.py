@@ -22,9 +22,13 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Clock:
-    """Time, as everything here that waits or measures sees it. Tests bring their own."""
+    """Time, as everything here that waits or measures sees it. Tests bring their own.
+
+    :param time: the wall clock's, in seconds since 1970, for what outlives the process
+    """
 
     monotonic: Callable[[], float] = time.monotonic
+    time: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep
 
 
