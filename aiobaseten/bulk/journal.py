@@ -295,7 +295,7 @@ class JournalEntry(Ledger):
 
 
 def _path_text(path: Any) -> str:
-    text: Any = os.fspath(path) if hasattr(path, "__fspath__") else path
+    text = cast("Any", os.fspath(path)) if hasattr(path, "__fspath__") else path
     if not isinstance(text, str):
         raise JournalError(f"journal must be the path of a file, such as 'deploy.db', not a {type(text).__name__}")
     if not text or "\0" in text:

@@ -156,9 +156,8 @@ class JournalFile:
                 ids = self._open(resources)
             except sqlite3.Error as error:
                 raise self._unusable(error) from error
-            except OSError as error:
-                where = "" if error.filename is None else f" ({os.fspath(error.filename)})"
-                raise JournalError(f"the journal {self.path} cannot be opened: {error.strerror or error}{where}") from error
+            except (OSError, RuntimeError) as error:  # pathlib tells of a loop of links with a RuntimeError.
+                raise JournalError(f"the journal {self.path} cannot be opened: {error}") from error
             self._resources = resources.pop_all()
         return ids
 
