@@ -170,8 +170,7 @@ class JournalFile:
         path = Path(self.path).resolve()
         self._check_place(path)
         self._lock(path, resources)
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, PRIVATE))  # SQLite would open what cannot be written, and find out late.
         self._connection = resources.enter_context(contextlib.closing(connect(path)))
         is_new = self._check_kind()
         for suffix in ("", "-wal", "-shm"):
@@ -227,9 +226,9 @@ class JournalFile:
                 f"the journal {self.path} was made by a newer aiobaseten"
                 f" (schema {version}, this one knows {SCHEMA_VERSION}): upgrade"
             )
-        problem = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        problem: str = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
-            raise JournalError(f"the journal {self.path} is damaged: {problem}")
+            raise JournalError(f"the journal {self.path} is damaged: {problem.splitlines()[-1]}")
         return False
 
     def _make_tables(self) -> None:
@@ -324,7 +323,7 @@ def storable(text: str) -> str:
 
 
 def _narrow(path: Path) -> None:
-    if stat.S_IMODE(path.stat().st_mode) & ~PRIVATE:
+    if stat.S_IMODE(path.stat().st_mode) != PRIVATE:
         path.chmod(PRIVATE)
 
 

@@ -150,9 +150,8 @@ class JournalWriter:
 
     async def close(self) -> None:
         """Write what has been put in, close the file and end the thread, however this is cancelled."""
-        if not self._closing:
-            self._closing = True
-            self._queue.put(None)
+        self._closing = True
+        self._queue.put(None)
         cancelled: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
             while self._thread.is_alive():

@@ -21,6 +21,8 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import ledgers
+from support.ledgers import COMMIT, CREATED, DEPLOYMENT, RECEIPT, SECRETS, TARGET, part
 
 from aiobaseten.bulk.journal import Journal, JournalEntry
 from aiobaseten.bulk.journal_file import Changes, JournalFile
@@ -29,8 +31,6 @@ from aiobaseten.ledger import Ledger, SentCommit
 from aiobaseten.models import UploadTarget
 from aiobaseten.retry import Clock
 from aiobaseten.upload import PartialUpload
-from support import ledgers
-from support.ledgers import COMMIT, CREATED, DEPLOYMENT, RECEIPT, SECRETS, TARGET, part
 
 pytestmark = pytest.mark.anyio
 
@@ -367,12 +367,13 @@ FULL = r"deploy\.db cannot be written or read any more: database or disk is full
 
 
 async def test_after_a_failure_of_writing_no_step_is_taken(path: Path, explode: Explode) -> None:
-    with pytest.raises(JournalError, match=FULL):
+    failures: list[JournalError] = []
+
+    async def run() -> None:
         async with Journal(path) as journal:
             entry = await journal.entry("a", name="iris", source="./iris")
             await entry.committing(COMMIT, 12.5)
             explode()
-            failures: list[JournalError] = []
             for step in (
                 lambda: entry.committed(CREATED),
                 lambda: entry.uploaded(RECEIPT),
@@ -384,37 +385,62 @@ async def test_after_a_failure_of_writing_no_step_is_taken(path: Path, explode: 
                 with pytest.raises(JournalError, match=FULL) as caught:
                     await step()
                 failures.append(caught.value)
-            assert len(set(map(id, failures))) == len(failures)
-            assert isinstance(failures[-1].__cause__, sqlite3.OperationalError)
+
+    with pytest.raises(JournalError, match=FULL) as caught:
+        await run()
+    failures.append(caught.value)
+    assert len({id(failure) for failure in failures}) == 7
+    assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
     assert writer_threads() == []
     assert rows(path, "SELECT state FROM pushes") == [("committing",)]
 
 
 async def test_a_queued_step_that_fails_is_told_by_the_next_one(path: Path, explode: Explode) -> None:
-    with pytest.raises(JournalError, match=FULL):
+    async def run() -> None:
         async with opened(path) as entry:
             await entry.upload_created(TARGET, "upload", 5_000_000)
             explode()
             entry.part_uploaded(part(1))
-            await entry.not_committed()
+            with pytest.raises(JournalError, match=FULL):
+                await entry.not_committed()
+
+    with pytest.raises(JournalError, match=FULL):
+        await run()
 
 
 async def test_a_queued_step_that_fails_is_told_at_the_end(path: Path, explode: Explode) -> None:
-    with pytest.raises(JournalError, match=FULL):
+    async def run() -> None:
         async with opened(path) as entry:
             await entry.upload_created(TARGET, "upload", 5_000_000)
             explode()
             entry.upload_gone()
 
+    with pytest.raises(JournalError, match=FULL):
+        await run()
+
 
 async def test_the_failure_of_the_run_is_not_hidden_by_the_journals(path: Path, explode: Explode) -> None:
-    with pytest.raises(LookupError, match="mine") as caught:
+    async def run() -> None:
         async with opened(path) as entry:
             explode()
             await entry.prepared("print", None)
             raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine") as caught:
+        await run()
     [note] = caught.value.__notes__
     assert "database or disk is full" in note
+
+
+async def test_a_failure_that_was_raised_already_is_not_told_twice(path: Path, explode: Explode) -> None:
+    async def run() -> None:
+        async with opened(path) as entry:
+            explode()
+            await entry.committing(COMMIT, 12.5)
+
+    with pytest.raises(JournalError, match=FULL) as caught:
+        await run()
+    assert not hasattr(caught.value, "__notes__")
 
 
 async def test_those_who_read_hear_of_a_failure_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from hypothesis import strategies as st
+from support.payloads import JSON_OBJECTS, MOMENTS, NAMES, TEXTS
 
 from aiobaseten.ledger import Commit
 from aiobaseten.models import AWSCredentials, CreatedModelDeployment, Deployment, Model, UploadTarget
 from aiobaseten.upload import PutPart, UploadReceipt
-from support.payloads import JSON_OBJECTS, MOMENTS, NAMES, TEXTS
 
 NOW = datetime(2026, 5, 1, 12, 0, 30, tzinfo=UTC)
 
