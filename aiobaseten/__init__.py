@@ -2,6 +2,8 @@
 
 from importlib.metadata import version
 
+from aiobaseten import events
+from aiobaseten.bulk import BulkReport, PushOutcome, PushRecord, PushRun, Throughput
 from aiobaseten.client import Client
 from aiobaseten.errors import (
     ApiError,
@@ -52,6 +54,7 @@ __all__ = [
     "ArchiveError",
     "AuthenticationError",
     "BasetenError",
+    "BulkReport",
     "CheckResult",
     "Client",
     "CommitUncertain",
@@ -77,12 +80,16 @@ __all__ = [
     "PrepareModelUploadResponse",
     "Problem",
     "Push",
+    "PushOutcome",
+    "PushRecord",
     "PushResult",
+    "PushRun",
     "RateLimited",
     "RetryOptions",
     "ServerError",
     "SourceChanged",
     "Team",
+    "Throughput",
     "TimeoutOptions",
     "TransferOptions",
     "TransportError",
@@ -92,4 +99,5 @@ __all__ = [
     "UploadRehearsal",
     "UploadTarget",
     "__version__",
+    "events",
 ]

@@ -15,8 +15,10 @@ import attrs
 from aiobaseten import rules
 from aiobaseten._network import parse_url
 from aiobaseten.api import ControlPlane, Endpoints, check_base_url, find_api_key
+from aiobaseten.bulk import BulkReport, Journal, Pushes, PushRun
 from aiobaseten.errors import ConfigurationError, InvalidPush, Problem
 from aiobaseten.events import Emitter, Observer
+from aiobaseten.lookup import SharedLookup
 from aiobaseten.models import (
     CreatedModelDeployment,
     Deployment,
@@ -28,12 +30,12 @@ from aiobaseten.models import (
     Team,
     UploadTarget,
 )
-from aiobaseten.options import Options, is_finite_number
+from aiobaseten.options import Options, RunOptions
 from aiobaseten.push import CheckResult, Push, Pusher, PushResult
 from aiobaseten.retry import Clock
 from aiobaseten.sources import SourceLike, open_source
 from aiobaseten.upload import S3, Transport, UploadEngine, UploadReceipt, UploadRehearsal
-from aiobaseten.wait import wait_until_active
+from aiobaseten.wait import check_timeout_s, wait_until_active
 
 DEFAULT_BASE_URL = "https://api.baseten.co"
 
@@ -128,6 +130,89 @@ class Client:
         """
         return await self._open_planes().pusher.push(_as_push(push))
 
+    def push_many(
+        self,
+        pushes: Pushes,
+        *,
+        journal: str | os.PathLike[str] | None = None,
+        fail_fast: bool = False,
+        concurrency: int = 64,
+        max_attempts: int = 3,
+        wait_timeout_s: float | None = None,
+        journal_credentials: bool = False,
+    ) -> PushRun:
+        """Push many models in one run: an async context manager, and within it an async iterator of `PushOutcome`.
+
+        ::
+
+            async with client.push_many(pushes, journal="deploy.db") as run:
+                async for outcome in run:
+                    print(outcome.name, outcome.result or outcome.error)
+            print(run.report.failed)
+
+        A failure is an outcome and disturbs no other push, but for a refused key, which ends the run: all others would fail too.
+
+        :param pushes: pushes or paths, read lazily: each when there is a place for it
+        :param journal: a file that outlives the process. A run with the same journal goes on: what is committed is skipped, and
+            uncertain commits are looked for before anything is sent again. One process at a time may use it
+        :param fail_fast: the first failure stops the rest; commits that were sent are seen through to their answers
+        :param concurrency: pushes under way at once
+        :param max_attempts: how often a push is begun in all where its failure may pass, on top of the retries of each call
+        :param wait_timeout_s: also wait until each deployment is active, for at most so many seconds each
+        :param journal_credentials: keep the temporary credentials of unfinished uploads in the journal, readable by its owner only:
+            the next run can then go on with their parts, or abort them. They are removed when an upload ends
+        :raises ConfigurationError: if an argument cannot work
+        """
+        planes = self._open_planes()
+        options = RunOptions(fail_fast=fail_fast, concurrency=concurrency, max_attempts=max_attempts, wait_timeout_s=wait_timeout_s)
+
+        async def wait(result: PushResult, timeout_s: float) -> Deployment:
+            return await self.wait_until_active(result.model.id, result.deployment.id, timeout_s=timeout_s)
+
+        def make_pusher(emit: Emitter, large: anyio.CapacityLimiter) -> Pusher:
+            lookup = SharedLookup(planes.api, emit)
+            return Pusher(planes.api, planes.engine, self._options, self._clock, emit, lookup=lookup, large=large)
+
+        return PushRun(
+            pushes,
+            make_pusher=make_pusher,
+            wait=wait,
+            options=options,
+            retry=attrs.evolve(self._options.retry, max_attempts=options.max_attempts),
+            journal=None if journal is None else Journal(journal, keep_credentials=journal_credentials, clock=self._clock),
+            clock=self._clock,
+            emit=self._emit,
+        )
+
+    async def push_all(
+        self,
+        pushes: Pushes,
+        *,
+        journal: str | os.PathLike[str] | None = None,
+        fail_fast: bool = False,
+        concurrency: int = 64,
+        max_attempts: int = 3,
+        wait_timeout_s: float | None = None,
+        journal_credentials: bool = False,
+    ) -> BulkReport:
+        """Push many models, and return what became of them. The arguments are those of `push_many`.
+
+        :raises ConfigurationError: if an argument cannot work
+        :raises JournalError: if the journal cannot be used
+        """
+        async with self.push_many(
+            pushes,
+            journal=journal,
+            fail_fast=fail_fast,
+            concurrency=concurrency,
+            max_attempts=max_attempts,
+            wait_timeout_s=wait_timeout_s,
+            journal_credentials=journal_credentials,
+        ) as run:
+            async for _ in run:
+                pass
+        return run.report
+
     async def check(self, push: Push | str | os.PathLike[str]) -> CheckResult:
         """Dry-run a push: read the source's layout, check every rule here and then at the service. Sends no bytes, makes nothing.
 
@@ -166,9 +251,7 @@ class Client:
         """
         engine = self._open_planes().engine
         target = _as_target(target)
-        if max_duration_s is not None and not (is_finite_number(max_duration_s) and max_duration_s >= 0):
-            raise ConfigurationError(f"max_duration_s must be a finite number of at least 0, not {max_duration_s!r}")
-        bound_s = math.inf if max_duration_s is None else max_duration_s
+        bound_s = math.inf if max_duration_s is None else check_timeout_s("max_duration_s", max_duration_s)
         async with await open_source(source) as opened:
             return await engine.rehearse(target, opened, max_duration_s=bound_s, emit=self._emit)
 

@@ -7,15 +7,13 @@ import os
 import random
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 import pytest
-from support.clock import FakeClock
-from support.meddling_proxy import MeddlingProxy, answer, lose_reply, lose_request, meddling_proxy
-from support.model_dirs import contents_of, model_archive, model_dir, tree_of
+from support.faulty import Faulty, faulty_client
+from support.meddling_proxy import answer, lose_reply, lose_request, meddling_proxy
+from support.model_dirs import model_archive, model_dir, tree_of
 from support.processes import until
 
 import aiobaseten as ab
@@ -36,36 +34,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 MiB = 1024 * 1024
 EXPIRED = answer(400, "<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>")
 COMMITS = {"new": "/v1/models", "existing": "/deployments", "team": "/v1/teams/"}
-
-
-@dataclass
-class Faulty:
-    """A client whose two planes go through proxies, with a clock that never waits."""
-
-    client: ab.Client
-    stack: LocalStack
-    control: MeddlingProxy
-    s3: MeddlingProxy
-    clock: FakeClock
-    events: list[Event] = field(default_factory=list)
-
-    def told(self, kind: type[Event]) -> list[Event]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    async def contents(self, result: ab.PushResult) -> dict[str, bytes]:
-        assert result.upload is not None
-        return contents_of(await self.stack.read_object(result.upload.key))
-
-
-@asynccontextmanager
-async def faulty_client(stack: LocalStack, options: ab.Options) -> AsyncIterator[Faulty]:
-    events: list[Event] = []
-    clock = FakeClock()
-    async with meddling_proxy(stack.base_url) as control, meddling_proxy(stack.s3_endpoint_url) as s3:
-        client = stack.client(base_url=control.url, s3_endpoint_url=s3.url, observer=events.append, options=options)
-        client._clock = clock.clock
-        async with client:
-            yield Faulty(client, stack, control, s3, clock, events)
 
 
 @pytest.fixture

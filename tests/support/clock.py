@@ -21,7 +21,7 @@ class FakeClock:
     def __init__(self, now_s: float = 1000.0, *, held: bool = False) -> None:
         self.now_s = now_s
         self.sleeps_s: list[float] = []
-        self.clock = Clock(monotonic=lambda: self.now_s, sleep=self._sleep)
+        self.clock = Clock(monotonic=lambda: self.now_s, time=lambda: 1_700_000_000 + self.now_s, sleep=self._sleep)
         self._held = held
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, anyio.Event]] = []

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
+import anyio
 from aiohttp import web
 
 Forward = Callable[[], Awaitable[web.Response]]
@@ -35,6 +36,17 @@ def answer(status: int, text: str = "{}", *, act: bool = False, **headers: str) 
         if act:
             await forward()
         return web.Response(status=status, text=text, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    return meddle
+
+
+def hold(arrived: anyio.Event, go_on: anyio.Event) -> Meddler:
+    """Let the service act only when the test says so."""
+
+    async def meddle(request: web.Request, forward: Forward) -> web.StreamResponse:
+        arrived.set()
+        await go_on.wait()
+        return await forward()
 
     return meddle
 
