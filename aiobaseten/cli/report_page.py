@@ -1,8 +1,8 @@
 """A run of many pushes as one HTML page that needs nothing else: totals, timeline, throughput, failures, every push.
 
-What belongs to the page lies in the directory ``page``: its frame, its style, and its script in the parts named by `SCRIPTS`. Names,
-paths and errors come from outside. They are in the page once, as JSON in which no character can end the element around it, and the
-script makes text of them, never markup. The page's policy lets nothing run or load but what was written here.
+What belongs to the page lies in the directory ``page``: its frame, its style, and its script in the parts named by `SCRIPTS`.
+Names, paths and errors come from outside. They are in the page once, as JSON in which no character can end the element around it,
+and the script makes text of them, never markup. The page's policy lets nothing run or load but what was written here.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def report_page(report: BulkReport, *, title: str) -> str:
     :param title: plain text, such as the name of the manifest that was pushed
     """
     style, script = _part("page.css"), _script()
+    allowed = f"style-src {_hash(style)}; script-src {_hash(script)}; img-src data:"
     filled = {
-        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; base-uri 'none'; form-action 'none'",
+        "policy": f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'",
         "title": html.escape(title.encode("utf-8", "backslashreplace").decode()),
         "style": style,
         "data": _as_script_data(report_data(report)),

@@ -100,9 +100,7 @@ def test_the_page_holds_the_report_whatever_is_in_it(report: BulkReport, title: 
     assert Throughput(bucket_s=throughput["bucket_s"], buckets=tuple(throughput["buckets"])) == report.throughput
     assert datetime.fromisoformat(data["started_at"]) == report.started_at
     assert data["duration_s"] == report.duration_s
-    assert data["totals"] == {
-        name: getattr(report, name) for name in ("total", "succeeded", "skipped", "failed", "size_bytes")
-    }
+    assert data["totals"] == {name: getattr(report, name) for name in ("total", "succeeded", "skipped", "failed", "size_bytes")}
     if report.stopped_by is None:
         assert data["stopped_by"] is None
     else:
@@ -164,7 +162,16 @@ def test_the_script_makes_text_and_no_markup() -> None:
 
 def test_rows_follow_their_columns() -> None:
     record = PushRecord(
-        number=1, name="m", source="./m", push_id="p", state="failed", attempts=2, began_s=0.5, ended_s=1.0, cause="ServerError", error="no"
+        number=1,
+        name="m",
+        source="./m",
+        push_id="p",
+        state="failed",
+        attempts=2,
+        began_s=0.5,
+        ended_s=1.0,
+        cause="ServerError",
+        error="no",
     )
     data = report_data(attrs.evolve(EMPTY, records=[record]))
     assert data["columns"] == [field.name for field in attrs.fields(PushRecord)]
