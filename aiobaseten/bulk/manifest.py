@@ -10,7 +10,7 @@ import fnmatch
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from aiobaseten.bulk.manifest_shape import Defaults, Mistakes, ModelShape, add_b
 from aiobaseten.bulk.manifest_sources import Candidate, check_candidates, check_targets, find_candidates
 from aiobaseten.bulk.manifest_text import MAX_MANIFEST_BYTES, READERS, reader_for
 from aiobaseten.errors import ConfigurationError, InvalidPush, Problem
+from aiobaseten.models import DeploymentArchivePayload
 from aiobaseten.push import Push
 from aiobaseten.sources.config import is_file_name
 from aiobaseten.sources.files import printable, read_small_file
@@ -78,7 +79,7 @@ class Manifest:
                 if matches(entry.written) or (entry.push.name is not None and matches(entry.push.name))
             }
             if not found:
-                problems.append(Problem(printable(str(self.path)), f"no model's name or path matches {pattern!r}"))
+                problems.append(Problem(self._label, f"no model's name or path matches {pattern!r}"))
             chosen |= found
         if problems:
             raise InvalidPush(problems=problems)
@@ -94,20 +95,39 @@ class Manifest:
         for entry in self.entries:
             if entry.team is not None and entry.team not in ids:
                 ids[entry.team] = await find_team(entry.team)
-        unknown = {
-            Problem(entry.team_place or str(self.path), f"there is no team named {entry.team!r}"): None
+        problems = {
+            Problem(entry.team_place or self._label, f"there is no team named {entry.team!r}"): None
             for entry in self.entries
             if entry.team is not None and ids[entry.team] is None
         }
-        if unknown:
-            raise _refusal(printable(str(self.path)), list(unknown))
-        return attrs.evolve(self, entries=tuple(_with_team(entry, ids) for entry in self.entries))
+        entries = tuple(_with_team(entry, ids) for entry in self.entries)
+        if not problems:
+            problems = dict.fromkeys(_same_targets(self.entries, entries))
+        if problems:
+            raise _refusal(self._label, list(problems))
+        return attrs.evolve(self, entries=entries)
+
+    @property
+    def _label(self) -> str:
+        return printable(str(self.path))
 
 
-def _with_team(entry: ManifestEntry, ids: dict[str, str | None]) -> ManifestEntry:
+def _with_team(entry: ManifestEntry, ids: Mapping[str, str | None]) -> ManifestEntry:
     if entry.team is None:
         return entry
     return attrs.evolve(entry, push=attrs.evolve(entry.push, team_id=ids[entry.team]), team=None, team_place=None)
+
+
+def _same_targets(entries: Sequence[ManifestEntry], resolved: Sequence[ManifestEntry]) -> Iterator[Problem]:
+    """What loading could not see: one team by its name here and by its id there, and otherwise the same push."""
+    firsts: dict[tuple[object, ...], ManifestEntry] = {}
+    for entry, push in zip(entries, (entry.push for entry in resolved), strict=True):
+        deployment = push.deployment or DeploymentArchivePayload()
+        target = (push.name, push.model_id, push.team_id, deployment.environment_name, deployment.deployment_name or None)
+        first = firsts.setdefault((push.source, *target), entry)
+        if first is not entry:
+            what = f"{entry.written!r} goes to the same place twice: lines {first.line} and {entry.line} mean the same team"
+            yield Problem(entry.team_place or first.team_place or "$", what)
 
 
 async def load_manifest(path: str | os.PathLike[str]) -> Manifest:

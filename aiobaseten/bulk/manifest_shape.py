@@ -23,7 +23,7 @@ from aiobaseten.sources.config import is_file_name
 from aiobaseten.sources.files import printable
 
 TOP_FIELDS = ("defaults", "models")
-MAX_KEY_CHARACTERS = 60
+MAX_SHOWN_CHARACTERS = 100
 
 Broken = tuple[tuple[str, ...], str]
 """A broken rule: the path in a model's settings, and the rule."""
@@ -68,7 +68,7 @@ class Defaults:
     :param broken: the rules that they break with nothing added
     """
 
-    values: Mapping[str, Any] = attrs.field(factory=dict)
+    values: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     wrong: frozenset[str] = frozenset()
     broken: frozenset[Broken] = frozenset()
 
@@ -115,17 +115,22 @@ class Mistakes:
     def where(self, path: Path) -> str:
         """File, line and field, such as ``deploy.yaml:12: $.models[3].labels``."""
         line = self.lines.of(path)
-        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{shown(step)}" for step in path)
+        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" for step in path)
         return f"{self.label}: ${steps}" if line is None else f"{self.label}:{line}: ${steps}"
 
     def in_order(self) -> list[Problem]:
-        """From the first line to the last."""
-        return sorted(self._found, key=lambda problem: self._found[problem])
+        """From the first line to the last, and on one line from the first model to the last."""
+        return sorted(self._found, key=lambda problem: (self._found[problem], _natural(problem.path), problem.rule))
 
 
-def shown(text: str) -> str:
+def _natural(text: str) -> list[int | str]:
+    """Sorts 9 before 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+
+
+def _shown(text: str) -> str:
     """A text from the manifest as a message can hold it: on one line, and not too long."""
-    return printable(text if len(text) <= MAX_KEY_CHARACTERS else f"{text[:MAX_KEY_CHARACTERS]}...")
+    return printable(text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}...")
 
 
 def read_shape(text: ManifestText, mistakes: Mistakes) -> tuple[Defaults, list[ModelShape]]:
@@ -188,7 +193,7 @@ def _read_model(index: int, given: object, defaults: Defaults, mistakes: Mistake
         values["labels"] = {**inherited["labels"], **own["labels"]}
     wrong = own_wrong | {field for field in defaults.wrong if field not in own}
     settings = _settings(values, wrong)
-    deployment = DeploymentArchivePayload(**{field: getattr(settings, field) for field in _DEPLOYMENT_FIELDS})
+    deployment = _deployment_in(settings)
     return ModelShape(
         index=index,
         own=own,
@@ -201,7 +206,13 @@ def _read_model(index: int, given: object, defaults: Defaults, mistakes: Mistake
 
 def _settings(values: Mapping[str, Any], wrong: Sequence[str] | frozenset[str]) -> ModelSettings:
     """The settings; where a text is of the wrong type, it counts as given, so that nothing is told that it would put right."""
-    return ModelSettings(**{**values, **{field: _STAND_IN for field in _TEXT_FIELDS if field in wrong}})
+    stand_ins: dict[str, Any] = {field: _STAND_IN for field in _TEXT_FIELDS if field in wrong}
+    return ModelSettings(**{**values, **stand_ins})
+
+
+def _deployment_in(settings: ModelSettings, **changes: Any) -> DeploymentArchivePayload:
+    fields: dict[str, Any] = {field: getattr(settings, field) for field in _DEPLOYMENT_FIELDS}
+    return DeploymentArchivePayload(**{**fields, **changes})
 
 
 def _typed(
@@ -223,7 +234,7 @@ def _known(given: Mapping[object, Any], fields: Sequence[str], at: Path, mistake
     known: dict[str, Any] = {}
     for key, value in given.items():
         if not isinstance(key, str):
-            mistakes.add(at, f"has the key {shown(repr(key))}; keys must be strings")
+            mistakes.add(at, f"has the key {_shown(repr(key))}; keys must be strings")
         elif key in fields:
             known[key] = value
         else:
@@ -250,9 +261,9 @@ def _place(own: Mapping[str, Any], wrong: frozenset[str], at: Path, mistakes: Mi
     if not text:
         mistakes.add((*at, field), "must not be empty")
     elif _URL.match(text):
-        mistakes.add((*at, field), f"must be a local path, and {shown(text)!r} is a URL: fetch it first")
+        mistakes.add((*at, field), f"must be a local path, and '{_shown(text)}' is a URL: fetch it first")
     elif not is_file_name(text):
-        mistakes.add((*at, field), f"cannot be the name of a file: {shown(text)!r}")
+        mistakes.add((*at, field), f"cannot be the name of a file: '{_shown(text)}'")
     else:
         return field
     return None
@@ -268,9 +279,8 @@ def broken_rules(settings: ModelSettings, config: Mapping[str, Any] | None) -> I
     name = settings.name
     if name is None and settings.model_id is None:
         name = model_name_in(config) or _STAND_IN  # That no name is known is told by who knows the source.
-    deployment = {field: getattr(settings, field) for field in _DEPLOYMENT_FIELDS}
     request = PrepareModelUploadRequest(
-        deployment=DeploymentArchivePayload(**{**deployment, "config": config or {}}),
+        deployment=_deployment_in(settings, config=config or {}),
         name=name,
         model_id=settings.model_id,
         team_id=settings.team_id if settings.team is None else settings.team,

@@ -13,11 +13,10 @@ import anyio
 import attrs
 
 from aiobaseten._threads import Check, run_to_end
-from aiobaseten.bulk.manifest_shape import Defaults, Mistakes, ModelShape, add_broken_rules, shown
+from aiobaseten.bulk.manifest_shape import Defaults, Mistakes, ModelShape, add_broken_rules
 from aiobaseten.errors import InvalidPush
 from aiobaseten.sources import model_name_in, open_source
 from aiobaseten.sources.config import CONFIG_NAME
-from aiobaseten.sources.files import printable
 
 ARCHIVE_ENDINGS = (".tar", ".tgz", ".tar.gz")
 MAX_OPEN = 8
@@ -89,12 +88,12 @@ def _matches(shape: ModelShape, directory: str, mistakes: Mistakes) -> list[str]
     matches = sorted(match for match in found if _is_source(_below(directory, match)))
     at = shape.path_of("glob")
     if not found:
-        mistakes.add(at, f"matches nothing: {shown(pattern)!r}")
+        mistakes.add(at, f"matches nothing: {pattern!r}")
     elif not matches:
         mistakes.add(
             at,
             f"matches {len(found):,} of which none is a directory that holds a {CONFIG_NAME}, or a file that ends in "
-            f"{' or '.join(ARCHIVE_ENDINGS)}: {shown(pattern)!r}",
+            f"{' or '.join(ARCHIVE_ENDINGS)}: {pattern!r}",
         )
     elif len(matches) > 1 and shape.own.get("name") is not None:
         mistakes.add(
@@ -155,7 +154,7 @@ async def _open(candidate: Candidate, *, needs_config: bool) -> _Opened:
 def _check(candidate: Candidate, opened: _Opened, defaults: Defaults, mistakes: Mistakes) -> None:
     shape, settings = candidate.shape, candidate.shape.settings
     at = shape.path_of(shape.place or "path")
-    source = repr(printable(candidate.written))
+    source = repr(candidate.written)
     config = opened.config if settings.config is None else settings.config
     refusal = opened.refusal or (opened.config_refusal if settings.config is None else None)
     for rule in _told(refusal, source):
@@ -197,7 +196,7 @@ def check_targets(candidates: Iterable[Candidate], mistakes: Mistakes, check: Ch
         if first is not candidate:
             mistakes.add(
                 shape.path_of(shape.place or "path"),
-                f"{printable(candidate.written)!r} goes to the same place as {_who(first, mistakes)} already does",
+                f"{candidate.written!r} goes to the same place as {_who(first, mistakes)} already does",
             )
         elif (
             deployment is not None
@@ -221,4 +220,4 @@ def _model(candidate: Candidate) -> tuple[str | None, ...]:
 def _who(candidate: Candidate, mistakes: Mistakes) -> str:
     line = mistakes.lines.of(("models", candidate.shape.index))
     place = f"$.models[{candidate.shape.index}]" + ("" if line is None else f" (line {line})")
-    return f"{printable(candidate.written)!r} of {place}"
+    return f"{candidate.written!r} of {place}"
