@@ -72,13 +72,16 @@ class _Builder:
         self._outline = outline
         self._open: list[_Open] = []
         self._anchors: dict[str | None, Any] = {}
+        self._anchor_names: set[str] = set()
         self._documents = 0
         self._loader: Any = safe_yaml.Loader("")  # Builds single values.
 
     def add(self, event: Event) -> None:
         if isinstance(event, ScalarEvent):
+            self._name(event, event.anchor)
             self._add_scalar(event)
         elif isinstance(event, CollectionStartEvent):
+            self._name(event, event.anchor)
             self._begin(event)
         elif isinstance(event, CollectionEndEvent):
             self._end(event)
@@ -88,6 +91,13 @@ class _Builder:
             self._documents += 1
             if self._documents > 1:
                 raise safe_yaml.value_error("expected a single document, and found another", event.start_mark)
+
+    def _name(self, event: Event, anchor: str | None) -> None:
+        if anchor is None:
+            return
+        if anchor in self._anchor_names:
+            raise safe_yaml.value_error(f"found duplicate anchor {anchor!r}", event.start_mark)
+        self._anchor_names.add(anchor)
 
     def _add_scalar(self, event: ScalarEvent) -> None:
         is_key = self._key_is_next
