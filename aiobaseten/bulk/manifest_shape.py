@@ -79,6 +79,7 @@ class ModelShape:
 
     :param index: its place among them, from 0
     :param own: the fields that it has itself, as far as they are of the right types
+    :param own_wrong: those that are not
     :param place: ``path`` or ``glob``, whichever says where its sources are; None where neither can
     :param settings: its own and the defaults'; what is of the wrong type is left out, or has a stand-in
     :param deployment: of the settings, what goes into the deployment; None where that is all at its defaults
@@ -87,6 +88,7 @@ class ModelShape:
 
     index: int
     own: Mapping[str, Any]
+    own_wrong: frozenset[str]
     place: Literal["path", "glob"] | None
     settings: ModelSettings
     deployment: DeploymentArchivePayload | None
@@ -105,22 +107,32 @@ class Mistakes:
         self.lines = Lines()
         self._found: dict[Problem, int] = {}
 
-    def add(self, path: Path, rule: str) -> None:
-        self._found.setdefault(Problem(self.where(path), rule), self.lines.of(path) or 0)
+    def add(self, path: Path, rule: str, *, line: int | None = None) -> None:
+        """A mistake in a field.
+
+        :param line: left out, the one on which the field is
+        """
+        line = self.lines.of(path) if line is None else line
+        self._found.setdefault(Problem(f"{self._at(line)}: {_json_path(path)}", rule), line or 0)
 
     def add_at_line(self, line: int | None, rule: str) -> None:
         """A mistake in a file that could not be read as values."""
-        self._found.setdefault(Problem(self.label if line is None else f"{self.label}:{line}", rule), line or 0)
+        self._found.setdefault(Problem(self._at(line), rule), line or 0)
 
     def where(self, path: Path) -> str:
         """File, line and field, such as ``deploy.yaml:12: $.models[3].labels``."""
-        line = self.lines.of(path)
-        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" for step in path)
-        return f"{self.label}: ${steps}" if line is None else f"{self.label}:{line}: ${steps}"
+        return f"{self._at(self.lines.of(path))}: {_json_path(path)}"
+
+    def _at(self, line: int | None) -> str:
+        return self.label if line is None else f"{self.label}:{line}"
 
     def in_order(self) -> list[Problem]:
         """From the first line to the last, and on one line from the first model to the last."""
         return sorted(self._found, key=lambda problem: (self._found[problem], _natural(problem.path), problem.rule))
+
+
+def _json_path(path: Path) -> str:
+    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" for step in path)
 
 
 def _natural(text: str) -> list[int | str]:
@@ -136,7 +148,8 @@ def _shown(text: str) -> str:
 def read_shape(text: ManifestText, mistakes: Mistakes) -> tuple[Defaults, list[ModelShape]]:
     """The models of a manifest, as far as they have the right shape; what is wrong is added to `mistakes`."""
     for duplicate in text.duplicates:
-        mistakes.add(duplicate.path, f"is given twice, on lines {duplicate.first_line} and {duplicate.line}")
+        told = f"is given twice, on lines {duplicate.first_line} and {duplicate.line}"
+        mistakes.add(duplicate.path, told, line=duplicate.first_line)
     document = text.values
     if not isinstance(document, Mapping):
         what = "is empty" if document is None else f"must be an object, not {json_type(document)}"
@@ -197,6 +210,7 @@ def _read_model(index: int, given: object, defaults: Defaults, mistakes: Mistake
     return ModelShape(
         index=index,
         own=own,
+        own_wrong=own_wrong,
         place=_place(own, own_wrong, at, mistakes),
         settings=settings,
         deployment=None if deployment == DeploymentArchivePayload() else deployment,
@@ -237,6 +251,8 @@ def _known(given: Mapping[object, Any], fields: Sequence[str], at: Path, mistake
             mistakes.add(at, f"has the key {_shown(repr(key))}; keys must be strings")
         elif key in fields:
             known[key] = value
+        elif key in MODEL_FIELDS:
+            mistakes.add((*at, key), "is for a model to set, and has no defaults")
         else:
             nearest = difflib.get_close_matches(key, fields, n=1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(fields)}"
@@ -307,7 +323,7 @@ def add_broken_rules(
             mistakes.add(shape.path_of(shape.place or "path"), f"config.yaml of {source}: {where}: {rule}")
         elif ((field, *rest), rule) in defaults.broken and not _is_own(shape, field, *rest):
             mistakes.add(("defaults", field, *rest), rule)
-        elif field in shape.own:
+        elif field in shape.own or field in shape.own_wrong:
             mistakes.add(("models", shape.index, field, *rest), rule)
         else:
             mistakes.add(("models", shape.index), f"{field}, which defaults set, {rule}")

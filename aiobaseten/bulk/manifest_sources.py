@@ -92,8 +92,7 @@ def _matches(shape: ModelShape, directory: str, mistakes: Mistakes) -> list[str]
     elif not matches:
         mistakes.add(
             at,
-            f"matches {len(found):,} of which none is a directory that holds a {CONFIG_NAME}, or a file that ends in "
-            f"{' or '.join(ARCHIVE_ENDINGS)}: {pattern!r}",
+            f"matches {len(found):,}, none of them a directory that holds a {CONFIG_NAME} or an archive file: {pattern!r}",
         )
     elif len(matches) > 1 and shape.own.get("name") is not None:
         mistakes.add(
@@ -205,7 +204,7 @@ def check_targets(candidates: Iterable[Candidate], mistakes: Mistakes, check: Ch
         ):
             mistakes.add(
                 shape.path_of("deployment_name"),
-                f"{deployment!r} is the name of another deployment of the same model already, that of {_who(first, mistakes)}",
+                f"{deployment!r} is already the deployment of {_who(first, mistakes)}, to the same model",
             )
 
 
