@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import attrs
 import pytest
 from support.model_dirs import model_dir
@@ -348,3 +349,14 @@ async def test_no_source_is_left_open(load: Load) -> None:
     before = descriptors()
     await load({"models": [{"glob": "archives/*"}]})
     assert descriptors() == before
+
+
+async def test_loading_can_be_cancelled(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def open_source(path: Any, *, symlinks: Any) -> Any:
+        scope.cancel()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(manifest_sources, "open_source", open_source)
+    with anyio.CancelScope() as scope:
+        await load(EXAMPLE)
+    assert scope.cancelled_caught

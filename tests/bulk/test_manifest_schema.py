@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.resources
 import json
-from typing import Any
+from typing import Any, get_type_hints
 
 import attrs
 import jsonschema
@@ -18,7 +18,7 @@ from aiobaseten.bulk.manifest_lines import Lines
 from aiobaseten.bulk.manifest_shape import Mistakes, ModelSettings, add_broken_rules, read_shape
 from aiobaseten.bulk.manifest_text import ManifestText
 from aiobaseten.errors import Problem
-from aiobaseten.models import DeploymentArchivePayload
+from aiobaseten.models import DeploymentArchivePayload, JsonObject
 from aiobaseten.push import Push
 
 SCHEMA = manifest_schema()
@@ -93,11 +93,11 @@ RIGHT: dict[str, st.SearchStrategy[Any]] = {
     "existing": st.sampled_from(["deploy", "error"]),
     "symlinks": st.sampled_from(["store", "follow"]),
 }
-for _field in attrs.fields(ModelSettings):
-    if _field.type in ("bool", bool):
-        RIGHT[_field.name] = st.booleans()
-    elif _field.name not in RIGHT:
-        RIGHT[_field.name] = st.none() | (OBJECTS if "JsonObject" in str(_field.type) else NOT_EMPTY)
+for _name, _type in get_type_hints(ModelSettings).items():
+    if _type is bool:
+        RIGHT[_name] = st.booleans()
+    elif _name not in RIGHT:
+        RIGHT[_name] = st.none() | (OBJECTS if _type == JsonObject | None else NOT_EMPTY)
 ODD_TEXTS = st.sampled_from(["", " ", "\t", "s3://b/k", "HTTP://x", "a://", "1://", "x" * 200, "a b", "é", "10", "null", "deploy"])
 ODD_VALUES = ANYTHING | OBJECTS | ODD_TEXTS | st.sampled_from([9, 10, 1440, 1441])
 
