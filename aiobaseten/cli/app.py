@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal
 
 import anyio
 import attrs
@@ -19,13 +19,16 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
+from aiobaseten.bulk import manifest_schema
 from aiobaseten.cli.connection import Connection, Transfer
 from aiobaseten.cli.display import display_for
-from aiobaseten.cli.outcome import Exit, Outcome, exit_for, exit_for_all
+from aiobaseten.cli.fleet import Fleet, FleetOptions, Many, arguments_given
+from aiobaseten.cli.outcome import Exit, Outcome, exit_for, exit_for_all, print_lines
+from aiobaseten.client import Client
 from aiobaseten.errors import BasetenError, InvalidPush
 from aiobaseten.models import DeploymentArchivePayload
 from aiobaseten.options import TransferOptions
-from aiobaseten.push import CheckResult, Push, PushResult
+from aiobaseten.push import CheckResult, Push
 
 app = App(
     name="aiobaseten",
@@ -38,6 +41,10 @@ JsonFlag = Annotated[
     bool, Parameter(name="--json", negative="", help="Print one JSON object per line on stdout; talk goes to stderr.")
 ]
 Sources = Annotated[list[str], Parameter(help="Model directories, or archives that hold a config.yaml.")]
+SourcesOrNone = Annotated[
+    list[str] | None,
+    Parameter(help="Model directories, or archives that hold a config.yaml; none with --manifest.", show_default=False),
+]
 Symlinks = Annotated[
     Literal["store", "follow"],
     Parameter(help="Links in a directory: keep those that stay inside it, or archive what they point to."),
@@ -102,30 +109,55 @@ class Target:
 
 @app.command
 async def push(
-    sources: Sources,
+    sources: SourcesOrNone = None,
     /,
     *,
+    many: Many = Many(),  # noqa: B008 - frozen
+    dry_run: Annotated[bool, Parameter(negative="", help="Check all of it, here and at the service, and make nothing.")] = False,
     target: Target = Target(),
     symlinks: Symlinks = "store",
     wait: Annotated[bool, Parameter(negative="", help="Wait until each deployment is active.")] = False,
     timeout_s: Annotated[float, Parameter(name="--timeout", help="With --wait: give up after so many seconds.")] = 1800.0,
-    concurrency: Annotated[int, Parameter(help="Pushes at once.", validator=Number(gte=1))] = 4,
+    concurrency: Annotated[
+        int | None, Parameter(help="Pushes at once; by default 4, or 64 with --manifest.", validator=Number(gte=1))
+    ] = None,
     json_lines: JsonFlag = False,
     connection: Connection = Connection(),  # noqa: B008 - frozen
     transfer: Transfer = Transfer(),  # noqa: B008 - frozen
 ) -> int:
-    """Upload models and make deployments of them."""
-    pushes = target.pushes(sources, symlinks)
-    display = display_for(_talk())
-    with display.showing():
-        async with connection.client(transfer.options(), observer=display) as client:
+    """Upload models and make deployments of them.
 
-            async def until_active(pushed: PushResult | CheckResult) -> str:
-                assert isinstance(pushed, PushResult)
-                model_id, deployment_id = pushed.model.id, pushed.deployment.id
-                return (await client.wait_until_active(model_id, deployment_id, timeout_s=timeout_s)).status
+    The first Ctrl-C takes no more pushes and sees commits through that were sent; the second ends at once.
+    """
+    many.check(sources)
+    if many.manifest is not None and (target != Target() or symlinks != "store"):
+        raise InvalidPush("with --manifest, its models' own settings hold: leave the options of single pushes out")
+    manifest = await many.load()
+    at_once = concurrency or (4 if manifest is None else 64)
+    async with AsyncExitStack() as closing:
+        pushes = target.pushes(sources or (), symlinks)
+        if manifest is not None:
+            asking = await closing.enter_async_context(connection.client(TransferOptions()))
+            manifest = await manifest.with_teams(lambda name: _team_id(asking, name))
+            pushes = [entry.push for entry in manifest.entries]
+        if dry_run:
+            client = await closing.enter_async_context(connection.client(TransferOptions()))
+            return await _each(pushes, client.check, at_once, json_lines)
+        options = FleetOptions(
+            manifest=manifest,
+            journal=await many.journal_path(),
+            journal_credentials=many.journal_credentials,
+            concurrency=at_once,
+            wait_timeout_s=timeout_s if wait else None,
+            json_lines=json_lines,
+            report=many.report,
+        )
+        fleet = Fleet(pushes, options, _talk())
+        return await fleet.run(await closing.enter_async_context(connection.client(transfer.options(), observer=fleet.view)))
 
-            return await _each(pushes, client.push, until_active if wait else None, concurrency, json_lines)
+
+async def _team_id(client: Client, name: str) -> str | None:
+    return next((team.id for team in await client.list_teams(name=name) if team.name == name), None)
 
 
 @app.command
@@ -142,7 +174,7 @@ async def check(
     """Check models, here and at the service, without uploading or making anything."""
     pushes = target.pushes(sources, symlinks)
     async with connection.client(TransferOptions()) as client:
-        return await _each(pushes, client.check, None, concurrency, json_lines)
+        return await _each(pushes, client.check, concurrency, json_lines)
 
 
 @app.command
@@ -162,7 +194,7 @@ async def wait(
     if json_lines:
         _print_json({"model_id": model_id, "deployment_id": deployment.id, "status": deployment.status})
     else:
-        _print(sys.stdout, f"deployment {deployment.id} of model {model_id} is {deployment.status}")
+        print_lines(sys.stdout, f"deployment {deployment.id} of model {model_id} is {deployment.status}")
     return Exit.DONE
 
 
@@ -184,9 +216,16 @@ async def local(
         if json_lines:
             _print_json(settings)
         else:
-            _print(sys.stdout, *(f"export {name}={value}" for name, value in settings.items()))
+            print_lines(sys.stdout, *(f"export {name}={value}" for name, value in settings.items()))
         _talk().print("The local stack is running; Ctrl-C stops it.", highlight=False)
         await anyio.sleep_forever()
+    return Exit.DONE
+
+
+@app.command
+def schema() -> int:
+    """Print the JSON Schema of manifests, for an editor to check them by."""
+    print_lines(sys.stdout, json.dumps(manifest_schema(), indent=2))
     return Exit.DONE
 
 
@@ -239,32 +278,20 @@ async def bench(
             Console(width=None if sys.stdout.isatty() else 120).print(sweep.report.table())
 
 
-async def _each(
-    pushes: Sequence[Push],
-    call: Callable[[Push], Awaitable[PushResult | CheckResult]],
-    then: Callable[[PushResult | CheckResult], Awaitable[str]] | None,
-    concurrency: int,
-    json_lines: bool,
-) -> int:
-    """Carry pushes out, so many at once, and print each outcome as it comes.
-
-    :param then: what follows a call that succeeded, and gives the deployment's status
-    """
+async def _each(pushes: Sequence[Push], check: Callable[[Push], Awaitable[CheckResult]], concurrency: int, json_lines: bool) -> int:
+    """Check pushes, so many at once, and print each outcome as it comes."""
     outcomes: list[Outcome] = []
     places = anyio.CapacityLimiter(concurrency)
 
     async def one(push: Push) -> Outcome:
         started = time.monotonic()
-        result: PushResult | CheckResult | None = None
-        status: str | None = None
+        result: CheckResult | None = None
         error: BasetenError | None = None
         try:
-            result = await call(push)
-            status = await then(result) if then else None
+            result = await check(push)
         except BasetenError as caught:
             error = caught
-        seconds = time.monotonic() - started
-        return Outcome(source=str(push.source), seconds=seconds, result=result, status=status, error=error)
+        return Outcome(source=str(push.source), seconds=time.monotonic() - started, result=result, error=error)
 
     async def in_its_place(push: Push) -> None:
         async with places:
@@ -273,7 +300,7 @@ async def _each(
         if json_lines:
             _print_json(outcome.as_json())
         else:
-            _print(sys.stderr if outcome.error else sys.stdout, *outcome.lines())
+            print_lines(sys.stderr if outcome.error else sys.stdout, *outcome.lines())
 
     async with anyio.create_task_group() as tasks:
         for push in pushes:
@@ -282,17 +309,7 @@ async def _each(
 
 
 def _print_json(record: Mapping[str, object]) -> None:
-    _print(sys.stdout, json.dumps(record))
-
-
-def _print(stream: TextIO, *lines: str) -> None:
-    """Print lines; what the stream cannot encode is escaped, and a reader that has gone away is no reason to stop pushing."""
-    encoding = stream.encoding or "utf-8"
-    try:
-        stream.writelines(line.encode(encoding, "backslashreplace").decode(encoding) + "\n" for line in lines)
-        stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    print_lines(sys.stdout, json.dumps(record))
 
 
 def _talk() -> Console:
@@ -305,18 +322,21 @@ def run(arguments: Sequence[str]) -> int:
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        _print(sys.stderr, f"aiobaseten: {error}")
+        print_lines(sys.stderr, f"aiobaseten: {error}")
         return Exit.BAD_INPUT
+
+    arguments_given.set(arguments)
 
     async def call() -> int:
         result = command(*bound.args, **bound.kwargs)
-        return int(await result) if inspect.isawaitable(result) else Exit.DONE
+        code = await result if inspect.isawaitable(result) else result
+        return Exit.DONE if code is None else int(code)
 
     try:
         return anyio.run(call)
     except BasetenError as error:
-        _print(sys.stderr, f"aiobaseten: {error}", *getattr(error, "__notes__", []))
+        print_lines(sys.stderr, f"aiobaseten: {error}", *getattr(error, "__notes__", []))
         return exit_for(error)
     except KeyboardInterrupt:
-        _print(sys.stderr, "aiobaseten: interrupted")
+        print_lines(sys.stderr, "aiobaseten: interrupted")
         return Exit.INTERRUPTED

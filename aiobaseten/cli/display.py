@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from aiobaseten.bulk import PushOutcome
 from aiobaseten.cli.outcome import human_bytes
 from aiobaseten.events import (
     CommitStarted,
@@ -23,7 +25,24 @@ from aiobaseten.events import (
     UploadAborted,
     UploadCompleted,
     UploadRestarted,
+    UploadResumed,
 )
+
+
+class View(Protocol):
+    """Shows pushes while they run. An observer of the `Client`."""
+
+    def showing(self) -> AbstractContextManager[object]:
+        """Shows them as long as the context lasts."""
+        ...
+
+    def __call__(self, event: Event) -> None: ...
+
+    def ended(self, outcome: PushOutcome) -> None:
+        """Told each outcome as it is taken."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
 
 
 class Lines:
@@ -36,6 +55,12 @@ class Lines:
     def showing(self) -> AbstractContextManager[object]:
         return nullcontext()
 
+    def ended(self, outcome: PushOutcome) -> None:
+        """Its event has told it."""
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def remember(self, event: PushStarted) -> None:
         """Call the push by its name from now on."""
         self._names[event.push_id] = event.name
@@ -46,7 +71,7 @@ class Lines:
         text = _told(event)
         if text is not None:
             name = self._names.get(event.push_id)
-            self._console.print(f"{name}: {text}" if name else text, markup=False, highlight=False, soft_wrap=True)
+            self.say(f"{name}: {text}" if name else text)
 
 
 class Bars:
@@ -69,12 +94,22 @@ class Bars:
     def showing(self) -> AbstractContextManager[object]:
         return self._progress
 
+    def ended(self, outcome: PushOutcome) -> None:
+        """Its event has told it."""
+
+    def say(self, text: str) -> None:
+        self._lines.say(text)
+
     def __call__(self, event: Event) -> None:
         match event:
             case PushStarted():
                 self._lines.remember(event)
-                task = self._progress.add_task(escape(event.name), total=event.size_bytes, step="")
-                self._tasks[event.push_id] = task
+                if event.push_id in self._tasks:  # Another attempt.
+                    self._progress.reset(self._tasks[event.push_id], step="")
+                else:
+                    self._tasks[event.push_id] = self._progress.add_task(escape(event.name), total=event.size_bytes, step="")
+            case UploadResumed():
+                self._progress.advance(self._tasks[event.push_id], event.size_bytes)
             case PartUploaded():
                 self._progress.advance(self._tasks[event.push_id], event.size_bytes)
             case UploadRestarted():
@@ -85,7 +120,7 @@ class Bars:
                 self._progress.update(self._tasks.pop(event.push_id), step="done")
             case PushFailed():
                 if event.push_id in self._tasks:
-                    self._progress.update(self._tasks.pop(event.push_id), step="failed")
+                    self._progress.update(self._tasks[event.push_id], step="failed")
             case Retrying() | Reconciling() | CredentialsRenewed() | UploadAborted() | StatusChanged():
                 self._lines(event)
             case _:
@@ -104,7 +139,9 @@ def _told(event: Event) -> str | None:
         case UploadCompleted():
             return f"uploaded, {human_bytes(event.size_bytes)} in {event.parts} {'part' if event.parts == 1 else 'parts'}"
         case UploadRestarted():
-            return "the upload starts over under another key"
+            return "the upload starts over"
+        case UploadResumed():
+            return f"the upload goes on after {human_bytes(event.size_bytes)} in {event.parts} parts"
         case UploadAborted(error=None):
             return "the multipart upload was aborted"
         case UploadAborted():

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, TextIO
 
 import attrs
 
 from aiobaseten.errors import (
     ApiError,
     AuthenticationError,
-    BasetenError,
     CommitUncertain,
     ConfigurationError,
     InvalidPush,
@@ -71,7 +71,8 @@ class Outcome:
     seconds: float
     result: PushResult | CheckResult | None = None
     status: str | None = None
-    error: BasetenError | None = None
+    skipped: bool = False
+    error: BaseException | None = None
 
     def as_json(self) -> dict[str, Any]:
         """One JSON object, with the same fields for every push; what is not known is null."""
@@ -81,6 +82,7 @@ class Outcome:
         return {
             "source": self.source,
             "ok": self.error is None,
+            "skipped": self.skipped,
             "seconds": round(self.seconds, 3),
             "model_id": pushed.model.id if pushed else checked.model_id if checked else None,
             "model_name": pushed.model.name if pushed else checked.name if checked else None,
@@ -111,7 +113,8 @@ class Outcome:
                 made = f"deployment {pushed.deployment.id} ({pushed.deployment.name})"
                 of = f"model {pushed.model.id} ({pushed.model.name})"
                 status = f"; {self.status}" if self.status is not None else ""
-                return [f"{made} of {of}: {self._upload_line(pushed)}{status}"]
+                done = "done by an earlier run" if self.skipped else self._upload_line(pushed)
+                return [f"{made} of {of}: {done}{status}"]
             case CheckResult() as checked:
                 where = f"a new deployment of model {checked.model_id}" if checked.model_id else f"a new model {checked.name}"
                 size = "of unknown size" if checked.size_bytes is None else human_bytes(checked.size_bytes)
@@ -128,13 +131,13 @@ class Outcome:
         return f"{human_bytes(upload.size_bytes)} in {parts}, {self.seconds:.1f} s, {verified}"
 
 
-def error_as_json(error: BasetenError) -> dict[str, Any]:
+def error_as_json(error: BaseException) -> dict[str, Any]:
     """One failure as a JSON object."""
     return {
         "type": type(error).__name__,
         "message": str(error),
         "notes": list(getattr(error, "__notes__", [])),
-        "retryable": error.retryable,
+        "retryable": bool(getattr(error, "retryable", False)),
     }
 
 
@@ -166,3 +169,13 @@ def human_bytes(size_bytes: float) -> str:
             return f"{size_bytes:.0f} B" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} TiB"
+
+
+def print_lines(stream: TextIO, *lines: str) -> None:
+    """Print lines; what the stream cannot encode is escaped, and a reader that has gone away is no reason to stop pushing."""
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.writelines(line.encode(encoding, "backslashreplace").decode(encoding) + "\n" for line in lines)
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -193,7 +193,7 @@ async def test_an_unreachable_service(capsys: pytest.CaptureFixture[str], tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["push"], "SOURCES"),
+        (["push"], "either sources or --manifest"),
         (["push", "x", "--nonsense"], "--nonsense"),
         (["nonsense"], "nonsense"),
         (["push", "x", "--label", "no-equals"], "KEY=VALUE"),
