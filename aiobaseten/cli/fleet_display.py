@@ -56,9 +56,8 @@ class FleetView(ABC):
         if outcome.error is None:
             return
         if self._tally.failed <= FAILURES_TOLD:
-            cause = one_line(outcome.record.cause or type(outcome.error).__name__)
-            said = one_line(outcome.record.error or str(outcome.error))
-            self.say(f"failed: {one_line(outcome.name)}: {cause}: {cut(said, 400)}")
+            said = cut(one_line(outcome.record.error or str(outcome.error)), 400)
+            self.say(f"failed: {one_line(outcome.name)}: {type(outcome.error).__name__}: {said}")
         elif self._tally.failed == FAILURES_TOLD + 1:
             self.say("further failures are in the table at the end")
 
@@ -305,14 +304,20 @@ def _flight_line(flight: Flight, width: int, console: Console, options: ConsoleO
     wide = width >= 60
     tail = f"  {numbers:<24}{flight.step}" if wide else f"  {flight.step}"
     tail = set_cell_size(tail, 39 if wide else 14)
-    bar_width = min(max(width // 6, 4), 24)
+    bar_width = min(max(width // 10, 4), 20)
     name_width = max(width - bar_width - cell_len(tail) - 3, 4)
-    name = one_line(flight.name)
-    if cell_len(name) > name_width:
-        name = set_cell_size(name, name_width - 1).rstrip() + "…"
-    yield Segment(f"  {set_cell_size(name, name_width)} ")
+    yield Segment(f"  {_fitted(one_line(flight.name), name_width)} ")
     yield from _bar(flight.sent_bytes, flight.size_bytes, bar_width, console, options, still=True)
     yield from _line([(tail.rstrip(), None)], width - name_width - bar_width - 3)
+
+
+def _fitted(name: str, width: int) -> str:
+    """A name in exactly so many cells. What is too long loses its middle: names of one run differ at their ends."""
+    if cell_len(name) <= width:
+        return set_cell_size(name, width)
+    end_width = (width - 1) // 2
+    end = set_cell_size(name[::-1], end_width)[::-1]
+    return f"{set_cell_size(name, width - 1 - end_width)}…{end}"
 
 
 def _bar(done: int, total: int | None, width: int, console: Console, options: ConsoleOptions, *, still: bool) -> Iterator[Segment]:

@@ -162,7 +162,7 @@ def test_failures_are_told_as_they_happen_up_to_twenty(terminal: bool) -> None:
             seen.view.ended(failed(f"[red]p{number}[/red]", "busy\n\x1b[31m"))
         text = seen.output.getvalue()
     assert text.count("failed: [red]p") == 20
-    assert r"failed: [red]p19[/red]: ServerError (status 503): busy \x1b[31m" in text
+    assert r"failed: [red]p19[/red]: ServerError: busy \x1b[31m" in text
     assert text.count("further failures are in the table at the end") == 1
 
 
@@ -237,6 +237,15 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     wide = Console(width=200)
     assert all(wide.measure(line).maximum <= max(width, 20) for line in frame)
     assert len(frame) == 14
+
+
+def test_long_names_keep_their_ends() -> None:
+    seen = Seen(terminal=True, width=80)
+    with seen.frames():
+        seen.tell(started("a", name="customer-with-a-long-name/model-00017"), started("b", name="模型" * 20 + "17"))
+        frame = seen.frame()
+    assert frame[5].startswith("  customer-with-a…me/model-00017 ")
+    assert frame[6].startswith("  模型模型模型模 …模型模型模型17 ")
 
 
 def test_at_its_end_the_terminal_keeps_the_numbers_only() -> None:

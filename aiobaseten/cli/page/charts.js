@@ -1,7 +1,8 @@
 // Throughput and timeline, on one time axis. Pushes that were in flight at the same time have lanes of their own.
 
 const charts = { from: 0, until: 0, chosen: null, drag: null, plans: 0 };
-const END = Math.max(data.duration_s, ...[0], pushes.reduce((latest, push) => Math.max(latest, push.ended_s), 0)) || 1;
+const PAPER = 720;
+const END = Math.max(data.duration_s, pushes.reduce((latest, push) => Math.max(latest, push.ended_s), 0)) || 1;
 charts.until = END;
 
 function packed(all) {
@@ -42,7 +43,7 @@ function readColours() {
 }
 
 function context(canvas, width, height) {
-  const ratio = Math.min(window.devicePixelRatio || 1, 2.5);
+  const ratio = charts.printing ? 3 : Math.min(window.devicePixelRatio || 1, 2.5);
   canvas.width = Math.round(width * ratio);
   canvas.height = Math.round(height * ratio);
   canvas.style.height = `${height}px`;
@@ -102,11 +103,11 @@ function clockText(seconds, step) {
 }
 
 function frame() {
-  const width = at("lanes-scroll").clientWidth;
+  const width = charts.printing ? PAPER : at("lanes-scroll").clientWidth;
   const gutter = width < 560 ? 44 : 60;
   const room = Math.max(width - gutter - 14, 10);
   const span = charts.until - charts.from;
-  const step = stretchSteps(span, Math.max(room / 90, 2));
+  const step = stretchSteps(span, Math.max(room / (width < 560 ? 60 : 90), 2));
   const ticks = [];
   for (let tick = Math.ceil(charts.from / step - 1e-9) * step; tick <= charts.until + 1e-9; tick += step) ticks.push(tick);
   return {
@@ -139,12 +140,12 @@ function drawRate(view) {
   const raw = most / unit / 3;
   const scale = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].find((factor) => factor * scale >= raw) * scale;
-  const limit = Math.max(Math.ceil(most / unit / step), 1) * step;
+  const limit = (most / unit) * 1.08;
   const y = (perSecond) => top + (height - top - 1) * (1 - perSecond / unit / limit);
   at("rate-unit").textContent = `in ${["B", "KiB", "MiB", "GiB"][power]}/s, over stretches of ${timeText(data.throughput.bucket_s).replace(/\.?0+ s$/, " s")}`;
   drawGrid(pen, view, height);
   pen.textAlign = "right";
-  for (let tick = 0; tick <= limit * 1.001; tick += step) {
+  for (let tick = 0; tick <= limit; tick += step) {
     const line = Math.min(Math.round(y(tick * unit)), height - 1);
     pen.fillStyle = tick === 0 ? colours.line : colours.faint;
     pen.fillRect(view.gutter, line, view.room, 1);
@@ -260,7 +261,7 @@ function drawLanes(view) {
       if (size.named) {
         const left = Math.max(view.x(push.began_s), view.gutter);
         const until = all[index + 1] ? view.x(all[index + 1].began_s) : view.width;
-        drawName(pen, push, left, y + 9, Math.min(until, view.width) - left - 8);
+        drawName(pen, push, left, y + 9, Math.min(until, view.width) - left - 12);
       }
     });
   }
@@ -307,7 +308,7 @@ function drawNow() {
   readColours();
   let view = frame();
   drawLanes(view);
-  if (at("lanes-scroll").clientWidth !== view.width) {
+  if (!charts.printing && at("lanes-scroll").clientWidth !== view.width) {
     view = frame();
     drawLanes(view);
   }

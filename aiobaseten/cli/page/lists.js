@@ -14,13 +14,14 @@ function failureGroups() {
 }
 
 const groups = failureGroups();
+const failureLists = [];
 const causeText = (cause) => oneLine(cause) || "Unknown cause";
 
 function failureRow(push) {
-  const name = element("button", { type: "button", class: "open", text: cut(push.label, 200), onclick: () => openPush(push) });
+  const name = element("button", { type: "button", class: "open name", text: cut(push.label, 200), onclick: () => openPush(push) });
   return element(
     "tr", {},
-    element("td", {}, element("span", { class: "name" }, name), element("span", { class: "quiet", text: visible(push.source) })),
+    element("td", {}, name, element("span", { class: "quiet", text: cut(visible(push.source), 160) })),
     element("td", { class: "wide", text: failedStep(push) }),
     element("td", { class: "number wide", text: timeText(push.ended_s) }),
     element("td", { class: "number wide", text: whole(push.attempts) }),
@@ -54,8 +55,10 @@ function failureGroup([cause, failed], only) {
     ),
     element("div", { class: "inside" }, table, more, ...(pushes.length > 1 ? [filter] : [])),
   );
-  group.addEventListener("toggle", () => group.open && !body.childElementCount && showMore());
+  const showFirst = () => group.open && !body.childElementCount && showMore();
+  group.addEventListener("toggle", showFirst);
   group.open = only;
+  failureLists.push({ group, showFirst });
   return group;
 }
 
@@ -67,6 +70,13 @@ function showFailures() {
   }
   at("failures-title").textContent = `${plural(data.totals.failed, "failure")}, ${plural(groups.length, "cause")}`;
   box.append(element("div", { class: "groups" }, ...groups.map((group) => failureGroup(group, groups.length === 1))));
+}
+
+function openFailures() {
+  for (const { group, showFirst } of failureLists) {
+    group.open = true;
+    showFirst();
+  }
 }
 
 function showSteps() {
@@ -81,20 +91,20 @@ function showSteps() {
     return;
   }
   const whole_s = rows.reduce((sum, row) => sum + row.sum, 0) || 1;
-  const heads = [["Step", ""], ["Share of all pushes' time", "steps-share"], ["Median", "number"], ["95 of 100 within", "number"], ["Longest", "number"], ["By", "wide"]];
+  const heads = [["Step", ""], ["Share", "steps-share"], ["Median", "number"], ["95 % within", "number"], ["Longest", "number wide"], ["By", "wide"]];
   const body = rows.map(({ step, done, sum }) => {
     const part = (share) => done[Math.min(done.length - 1, Math.floor(share * done.length))][0];
     const bar = element("span", { class: "bar" });
-    bar.style.width = `${(100 * sum) / whole_s}%`;
+    bar.style.width = `${(80 * sum) / whole_s}%`;
     bar.style.background = `var(--${step})`;
     const [longest, push] = done.at(-1);
     return element(
       "tr", {},
       element("th", { scope: "row", text: step }),
-      element("td", {}, bar, element("span", { class: "quiet", text: `${Math.round((100 * sum) / whole_s)} %` })),
+      element("td", {}, element("div", { class: "share-bar" }, bar, element("span", { class: "quiet", text: `${Math.round((100 * sum) / whole_s)} %` }))),
       element("td", { class: "number", text: timeText(part(0.5)) }),
       element("td", { class: "number", text: timeText(part(0.95)) }),
-      element("td", { class: "number", text: timeText(longest) }),
+      element("td", { class: "number wide", text: timeText(longest) }),
       element("td", { class: "wide" }, element("span", { class: "name", text: cut(push.label, 60) })),
     );
   });

@@ -5,7 +5,7 @@ const KINDS = {
   all: { word: "All", of: () => true, count: data.totals.total },
   failed: { word: "Failed", of: (push) => push.failed, count: data.totals.failed },
   skipped: { word: "Skipped", of: (push) => push.state === "skipped", count: data.totals.skipped },
-  succeeded: { word: "Done", of: (push) => push.state === "committed" || push.state === "active", count: data.totals.succeeded },
+  succeeded: { word: "Succeeded", of: (push) => push.state === "committed" || push.state === "active", count: data.totals.succeeded },
 };
 
 function showHead() {
@@ -30,7 +30,7 @@ function showHead() {
   }
   const tile = (name, value, unit = "", kind = "") =>
     element("div", { class: `tile ${kind}` }, element("dt", { text: name }), element("dd", {}, value, ...(unit ? [element("small", { text: unit })] : [])));
-  const share = (count) => (total ? `${count && count < total ? Math.min(99, Math.max(1, Math.round((100 * count) / total))) : count ? 100 : 0} %` : "");
+  const share = (count) => (count ? `${count < total ? Math.min(99, Math.max(1, Math.round((100 * count) / total))) : 100} %` : "");
   const [amount, unit] = inUnits(bytes);
   const [rate, rateUnit] = inUnits(meanRate);
   at("tiles").append(
@@ -39,16 +39,18 @@ function showHead() {
     tile("Skipped", whole(skipped), share(skipped), skipped ? "" : "none"),
     tile("Failed", whole(failed), share(failed), failed ? "bad" : "none"),
     tile("Uploaded", amount, unit),
-    tile("Duration", ...split(timeText(data.duration_s))),
-    tile("Mean throughput", rate, `${unit === "" ? "" : rateUnit}/s`),
+    tile("Duration", ...measured(data.duration_s)),
+    tile("Mean throughput", rate, `${rateUnit}/s`),
   );
 }
 
-// "12.3 s" as a value and a unit; of longer times the last part is the small one.
-function split(text) {
-  const place = text.lastIndexOf(" ");
-  const parts = text.split(" ");
-  return parts.length === 2 ? parts : [parts.slice(0, 2).join(" "), text.slice(place - 2)];
+// A time as a value and a unit: 12.3 and s, 4:05 and min.
+function measured(seconds) {
+  if (seconds < 99.95) return timeText(seconds).split(" ");
+  const rounded = Math.round(seconds);
+  const two = (part) => String(part).padStart(2, "0");
+  const [hours, minutes, rest] = [Math.floor(rounded / 3600), Math.floor((rounded % 3600) / 60), rounded % 60];
+  return hours ? [`${hours}:${two(minutes)}`, "h"] : [`${minutes}:${two(rest)}`, "min"];
 }
 
 function swatch(kind) {
@@ -136,7 +138,7 @@ function chartWords() {
 function printing(on) {
   charts.printing = on;
   document.documentElement.classList.toggle("printing", on);
-  if (on) for (const group of document.querySelectorAll(".group")) group.open = true;
+  if (on) openFailures();
   table.range = "";
   drawRows();
   drawNow();
@@ -150,6 +152,7 @@ function redraw() {
 }
 
 showHead();
+for (const part of document.querySelectorAll("main > *")) part.hidden = !pushes.length;
 showFailures();
 showSteps();
 showRateTable();

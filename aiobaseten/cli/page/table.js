@@ -1,21 +1,21 @@
 // All pushes as a table. Only the rows in view are in the document, so that it stays quick with many.
 
 const ROW = 46;
-const PRINTED = 2000;
+const PRINTED = 300;
 const COLUMNS = [
-  { head: "#", width: 58, kind: "number wide", key: (push) => push.number, cell: (push) => whole(push.number) },
+  { head: "#", width: 60, kind: "number wide", key: (push) => push.number, cell: (push) => whole(push.number) },
   { head: "Push", width: 0, key: (push) => push.label.toLowerCase(), cell: nameCell },
-  { head: "State", width: 116, key: (push) => STATES[push.state].order, cell: stateMark },
-  { head: "Size", width: 92, kind: "number wide", key: (push) => push.size_bytes ?? -1, cell: (push) => sizeText(push.size_bytes) },
-  { head: "Began", width: 92, kind: "number wide", key: (push) => push.began_s, cell: (push) => timeText(push.began_s) },
-  ...STEPS.map((step) => ({
-    head: step[0].toUpperCase() + step.slice(1), width: 88, kind: "number wide",
+  { head: "State", width: 112, key: (push) => STATES[push.state].order, cell: stateMark },
+  { head: "Size", width: 84, kind: "number wide", key: (push) => push.size_bytes ?? -1, cell: (push) => sizeText(push.size_bytes) },
+  { head: "Began", width: 88, kind: "number wide", key: (push) => push.began_s, cell: (push) => timeText(push.began_s) },
+  ...STEPS.filter((step) => pushes.some((push) => step in push.took)).map((step) => ({
+    head: step[0].toUpperCase() + step.slice(1), width: 84, kind: "number wide",
     key: (push) => push.took[step] ?? -1,
     cell: (push) => (step in push.took ? timeText(push.took[step]) : "–"),
   })),
-  { head: "Total", width: 92, kind: "number", key: (push) => push.total_s, cell: (push) => timeText(push.total_s) },
+  { head: "Total", width: 84, kind: "number", key: (push) => push.total_s, cell: (push) => timeText(push.total_s) },
   { head: "Tries", width: 64, kind: "number wide", key: (push) => push.attempts, cell: (push) => whole(push.attempts) },
-  { head: "Deployment, or error", width: 250, kind: "wide", key: (push) => push.cause ?? push.deployment_id ?? "", cell: endCell },
+  { head: "Deployment, or error", width: 200, kind: "wide", key: (push) => push.cause ?? push.deployment_id ?? "", cell: endCell },
 ];
 const table = { shown: [], sort: 0, down: false, range: "", body: element("tbody") };
 
@@ -35,7 +35,7 @@ function rowOf(push, index) {
 }
 
 function room(height) {
-  const cell = element("td", { colspan: COLUMNS.length });
+  const cell = element("td");
   cell.style.height = `${height}px`;
   return element("tr", { class: "room", "aria-hidden": "true" }, cell);
 }
