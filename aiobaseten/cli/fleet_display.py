@@ -207,16 +207,16 @@ def fleet_view(
 def summary(report: BulkReport, *, retry_command: str | None) -> RenderableType:
     """What became of a run: its totals, and its failures by cause.
 
-    :param retry_command: what would push those that failed again
+    :param retry_command: what would go on with those that are not deployed
     """
-    parts: list[RenderableType] = [_totals(report)]
+    parts: list[RenderableType] = [Text(), _totals(report)]
     if report.stopped_by is not None:
         stop = f"{type(report.stopped_by).__name__}: {cut(one_line(str(report.stopped_by)), 400)}"
         parts += [Text(), Text(f"Stopped before all pushes were begun: {stop}", style="red")]
     if report.failed:
         parts += [Text(), _failures(report)]
-    if retry_command is not None and not report.ok:
-        parts += [Text(), Text("To push again what failed:"), Text(f"  {retry_command}", style="bold", overflow="fold")]
+    if retry_command is not None:
+        parts += [Text(), Text("To go on with what is not deployed:"), Text(f"  {retry_command}", style="bold", overflow="fold")]
     return Group(*parts)
 
 
@@ -229,6 +229,8 @@ def _totals(report: BulkReport) -> Table:
     if report.skipped:
         table.add_row(f"{report.skipped:,}", "skipped, done by an earlier run")
     table.add_row(Text(f"{report.failed:,}", style="red" if report.failed else ""), "failed")
+    if report.interrupted:
+        table.add_row(f"{report.interrupted:,}", "begun and not ended")
     rate = f", {human_bytes(report.size_bytes / report.duration_s)}/s" if report.duration_s > 0 else ""
     table.add_row(human_bytes(report.size_bytes), f"uploaded in {duration(report.duration_s)}{rate}")
     return table

@@ -53,6 +53,7 @@ def report_data(report: BulkReport) -> dict[str, Any]:
             "succeeded": report.succeeded,
             "skipped": report.skipped,
             "failed": report.failed,
+            "interrupted": report.interrupted,
             "size_bytes": report.size_bytes,
         },
         "throughput": {"bucket_s": report.throughput.bucket_s, "buckets": list(report.throughput.buckets)},

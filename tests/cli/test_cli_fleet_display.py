@@ -393,14 +393,21 @@ def told(report: BulkReport, retry_command: str | None = None, width: int = 100)
 
 def test_the_summary_of_a_good_run_is_its_totals() -> None:
     records = [record("a", size_bytes=65 * MiB), record("b", state="active"), record("c", state="skipped")]
-    text = told(attrs.evolve(REPORT, records=records), "aiobaseten push --retry")
+    text = told(attrs.evolve(REPORT, records=records))
     assert [line.split() for line in text.splitlines()] == [
+        [],
         ["3", "pushes"],
         ["2", "succeeded"],
         ["1", "skipped,", "done", "by", "an", "earlier", "run"],
         ["0", "failed"],
         ["65.0", "MiB", "uploaded", "in", "1:05,", "1.0", "MiB/s"],
     ]
+
+
+def test_the_summary_tells_what_was_begun_and_not_ended() -> None:
+    text = told(attrs.evolve(REPORT, records=[record("a")], interrupted=2), "aiobaseten push --retry")
+    assert re.search(r"2 +begun and not ended", text)
+    assert "To go on with what is not deployed:" in text
 
 
 def test_the_summary_groups_failures_by_cause_and_names_an_example() -> None:
@@ -418,14 +425,17 @@ def test_the_summary_groups_failures_by_cause_and_names_an_example() -> None:
         ["1", "UploadDenied", "c: denied"],
         ["1", "unknown", "d:"],
     ]
-    assert text.splitlines()[-2:] == ["To push again what failed:", "  aiobaseten push --from 'fleet [1].yaml' --journal run.db"]
+    assert text.splitlines()[-2:] == [
+        "To go on with what is not deployed:",
+        "  aiobaseten push --from 'fleet [1].yaml' --journal run.db",
+    ]
 
 
 def test_the_summary_of_a_run_that_was_stopped_says_why() -> None:
     text = told(attrs.evolve(REPORT, stopped_by=ab.AuthenticationError("the [key] was refused"), duration_s=0.0))
     assert "Stopped before all pushes were begun: AuthenticationError: the [key] was refused" in text
     assert re.search(r"0 B +uploaded in 0:00 *\n", text)
-    assert "To push again" not in text
+    assert "To go on" not in text
 
 
 def test_long_lists_and_texts_are_cut() -> None:

@@ -100,7 +100,8 @@ def test_the_page_holds_the_report_whatever_is_in_it(report: BulkReport, title: 
     assert Throughput(bucket_s=throughput["bucket_s"], buckets=tuple(throughput["buckets"])) == report.throughput
     assert datetime.fromisoformat(data["started_at"]) == report.started_at
     assert data["duration_s"] == report.duration_s
-    assert data["totals"] == {name: getattr(report, name) for name in ("total", "succeeded", "skipped", "failed", "size_bytes")}
+    names = ("total", "succeeded", "skipped", "failed", "interrupted", "size_bytes")
+    assert data["totals"] == {name: getattr(report, name) for name in names}
     if report.stopped_by is None:
         assert data["stopped_by"] is None
     else:

@@ -9,8 +9,8 @@ const KINDS = {
 };
 
 function showHead() {
-  const { total, succeeded, skipped, failed, size_bytes: bytes } = data.totals;
-  const stopped = data.stopped_by !== null;
+  const { total, succeeded, skipped, failed, interrupted, size_bytes: bytes } = data.totals;
+  const stopped = data.stopped_by !== null || interrupted > 0;
   const good = !failed && !stopped;
   const words = failed
     ? `${whole(failed)} of ${plural(total, "push", "pushes")} failed`
@@ -23,7 +23,8 @@ function showHead() {
   const began = new Date(data.started_at);
   const utc = `${began.toISOString().slice(0, 19).replace("T", " ")} UTC`;
   at("when").append("Began ", element("time", { datetime: began.toISOString(), title: began.toString(), text: utc }), `, took ${timeText(data.duration_s)}`);
-  if (stopped) {
+  if (interrupted) at("when").append(`; ${plural(interrupted, "push was", "pushes were")} begun and not ended`);
+  if (data.stopped_by !== null) {
     const { type, message, notes } = data.stopped_by;
     at("stopped").hidden = false;
     at("stopped").append(element("b", { text: "Stopped before all pushes were begun: " }), visible([`${type}: ${message}`, ...notes].join("\n")));
