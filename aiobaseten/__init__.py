@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from aiobaseten import events
-from aiobaseten.bulk import BulkReport, PushOutcome, PushRecord, PushRun, Throughput
+from aiobaseten.bulk import BulkReport, Manifest, ManifestEntry, PushOutcome, PushRecord, PushRun, Throughput, load_manifest
 from aiobaseten.client import Client
 from aiobaseten.errors import (
     ApiError,
@@ -71,6 +71,8 @@ __all__ = [
     "IntegrityError",
     "InvalidPush",
     "JournalError",
+    "Manifest",
+    "ManifestEntry",
     "Model",
     "ModelArchiveSource",
     "NotFoundError",
@@ -100,4 +102,5 @@ __all__ = [
     "UploadTarget",
     "__version__",
     "events",
+    "load_manifest",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import assert_type
+from typing import Literal, assert_type
 
 import aiobaseten as ab
 from aiobaseten.local import LocalStack
@@ -55,6 +56,28 @@ async def push_everything() -> None:
         checked = await client.check(ab.Push("./my-model"))
         assert_type(checked.size_bytes, int | None)
         assert_type(await client.wait_until_active("m", "d", timeout_s=60), ab.Deployment)
+
+
+async def push_many() -> None:
+    async with ab.Client() as client:
+        async with client.push_many(["./one", Path("./two"), ab.Push(b"archive", name="m")], journal="deploy.db") as run:
+            async for outcome in run:
+                assert_type(outcome, ab.PushOutcome)
+                assert_type(outcome.push, ab.Push)
+                assert_type(outcome.result, ab.PushResult | None)
+                assert_type(outcome.error, Exception | None)
+                assert_type(outcome.record.state, Literal["committed", "active", "failed", "skipped"])
+            run.stop()
+        assert_type(run.report, ab.BulkReport)
+        assert_type(run.report.failures_by_cause, Counter[str])
+
+        async def endless() -> AsyncIterator[ab.Push]:
+            yield ab.Push("./model")
+
+        report = await client.push_all(endless(), fail_fast=True, concurrency=8, max_attempts=1, wait_timeout_s=600)
+        assert_type(report, ab.BulkReport)
+        manifest = await ab.load_manifest("deploy.yaml")
+        await client.push_all((entry.push for entry in manifest.entries), journal=Path("j.db"), journal_credentials=True)
 
 
 async def call_by_call(auth_scheme: str) -> None:
