@@ -71,11 +71,12 @@ class Watch:
 
     lines: int = 0
     commits: int = 0
+    under_way: set[str] = attrs.field(factory=set[str])
     resumed: dict[str, int] = attrs.field(factory=dict[str, int])
     looked_for: set[str] = attrs.field(factory=set[str])
     commits_found: int = 0
     commits_sent_again: int = 0
-    aborts: int = 0
+    aborted: set[str] = attrs.field(factory=set[str])
     refused_aborts: set[str] = attrs.field(factory=set[str])
     outcomes: dict[int, dict[str, Any]] = attrs.field(factory=dict[int, "dict[str, Any]"])
 
@@ -84,6 +85,8 @@ class Watch:
         self.lines += 1
         push_id = told["push_id"]
         match told.get("event"):
+            case "PushStarted":
+                self.under_way.add(push_id)
             case None:
                 self.outcomes[told["outcome"]] = told
             case "UploadResumed":
@@ -91,16 +94,18 @@ class Watch:
             case "UploadRestarted":
                 self.resumed.pop(push_id, None)
             case "UploadAborted" if told["error"] is None:
-                self.aborts += 1
+                self.aborted.add(told["upload_id"])
             case "UploadAborted":
                 self.refused_aborts.add(told["upload_id"])
             case "Reconciling":
                 self.looked_for.add(push_id)
+                self.under_way.add(push_id)
             case "CommitStarted" if push_id in self.looked_for:
                 self.looked_for.remove(push_id)
                 self.commits_sent_again += 1
             case "Committed":
                 self.commits += 1
+                self.under_way.discard(push_id)
                 self.commits_found += push_id in self.looked_for
             case _:
                 pass
@@ -115,8 +120,8 @@ class Page:
     credentials: int
 
     @property
-    def unfinished(self) -> int:
-        return sum(count for state, count in self.states.items() if state not in DONE)
+    def done(self) -> int:
+        return sum(self.states[state] for state in DONE)
 
 
 def read_page(journal: Path) -> Page:
@@ -238,9 +243,9 @@ def violations(campaign: Campaign, plan: list[Planned]) -> list[str]:
     """All that is not as it must be, in words."""
     *killed, last = campaign.lives
     found = [
-        f"kill {number} came too late: exit status {life.status}, {life.page.unfinished} pushes unfinished"
+        f"kill {number} came too late: exit status {life.status}, {len(life.watch.under_way)} pushes under way"
         for number, life in enumerate(killed, 1)
-        if life.status != -signal.SIGKILL or not life.page.unfinished
+        if life.status != -signal.SIGKILL or not life.watch.under_way
     ]
     if last.status:
         found.append(f"the last process failed with exit status {last.status}")
@@ -257,12 +262,13 @@ def violations(campaign: Campaign, plan: list[Planned]) -> list[str]:
     found += [f"deployment {deployment_id} of {name} was told and not made" for name, deployment_id in told - there]
     found += [f"the archive of deployment {deployment_id} is not its source" for deployment_id in campaign.wrong_archives]
     known = set[str]().union(*(life.page.upload_ids | life.watch.refused_aborts for life in campaign.lives))
+    aborted = set[str]().union(*(life.watch.aborted for life in campaign.lives))
     found += [
-        f"the upload {left.upload_id} to {left.key} is left although the journal knew it"
+        f"the upload {left.upload_id} is left although {'it was aborted' if left.upload_id in aborted else 'the journal knew it'}"
         for left in campaign.left_over
         if left.upload_id in known
     ]
-    if last.page.unfinished or last.page.credentials:
+    if last.page.done != len(plan) or last.page.credentials:
         found.append(f"the journal ends with {dict(last.page.states)} and the credentials of {last.page.credentials} uploads")
     return found
 
@@ -276,10 +282,10 @@ def table(campaign: Campaign) -> report.Table:
         rows=[
             ["pushes, each deployed exactly once", len(campaign.deployments)],
             ["kills survived", len(campaign.lives) - 1],
-            ["pushes under way at a kill, over all kills", sum(life.page.unfinished for life in campaign.lives[:-1])],
+            ["pushes under way at a kill, over all kills", sum(len(life.watch.under_way) for life in campaign.lives[:-1])],
             ["multipart uploads that a later process went on with", len(resumed)],
             ["parts that it did not have to send again", sum(resumed)],
-            ["earlier uploads that were aborted", sum(watch.aborts for watch in watches)],
+            ["earlier uploads that were aborted", sum(len(watch.aborted) for watch in watches)],
             ["commits without an answer: found, and not sent again", sum(watch.commits_found for watch in watches)],
             ["commits without an answer: never arrived, and sent once more", sum(watch.commits_sent_again for watch in watches)],
             ["multipart uploads left, whose ids never reached the journal", len(campaign.left_over)],
@@ -312,7 +318,7 @@ def main() -> None:
     wrong = violations(campaign, plan)
     figures = table(campaign)
     lives = [
-        {"commits": life.watch.commits, "unfinished": life.page.unfinished, "states": dict(life.page.states)}
+        {"commits": life.watch.commits, "under_way": len(life.watch.under_way), "states": dict(life.page.states)}
         for life in campaign.lives
     ]
     settings = {name: getattr(given, name) for name in ("pushes", "kills", "largest_mib", "seed", "same_key")}

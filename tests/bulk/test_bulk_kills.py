@@ -26,4 +26,4 @@ def test_each_push_of_a_run_that_is_killed_is_deployed_once_and_nothing_is_left(
     found = json.loads(file.read_text())
     assert found["raw"]["violations"] == []
     assert len(found["raw"]["processes"]) == 1 + found["settings"]["kills"] == 6
-    assert all(process["unfinished"] for process in found["raw"]["processes"][:-1])
+    assert all(process["under_way"] for process in found["raw"]["processes"][:-1])
