@@ -114,8 +114,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks on loopback; `-- --quick` is short, `-- --only NAME` runs that one, `-- --save` keeps the results."""
-    session.install(".", *dependency_groups(PYPROJECT, "bench"))
+    """Run the benchmarks on loopback; `-- --quick` is short, `-- --only NAME` runs that one, `-- --save` keeps what was run."""
+    session.install(".[local]", *dependency_groups(PYPROJECT, "bench"))
     session.run("python", "benchmarks/run.py", *session.posargs)
 
 

@@ -36,6 +36,7 @@ from aiobaseten.sources import Ignored, Source, SourceLike, model_name_in, open_
 from aiobaseten.upload import UploadEngine, UploadReceipt
 
 LARGE_BYTES = 64 * MiB
+QUICKLY_CHECKED_BYTES = 4 * MiB
 
 
 def _describe(source: SourceLike) -> str:
@@ -294,7 +295,8 @@ class Pusher:
 
     async def _fingerprint(self, source: Source, request: PrepareModelUploadRequest) -> str | None:
         """Changes when the archive does, or anything that is sent with it."""
-        of_source = await run_to_end(lambda _: source.fingerprint)
+        small = (source.size_bytes or 0) <= QUICKLY_CHECKED_BYTES  # Then a turn of a worker thread would take longer.
+        of_source = source.fingerprint if small else await run_to_end(lambda _: source.fingerprint)
         if of_source is None:
             return None
         sent = json.dumps([of_source, to_json(request), self._options.transfer.checksum], sort_keys=True, default=dict)

@@ -107,7 +107,14 @@ def read(file: Path) -> Result:
 
     :raises ValueError, KeyError, TypeError: the file holds no such result
     """
-    data = json.loads(file.read_text(encoding="utf-8"))
+    return from_json(json.loads(file.read_text(encoding="utf-8")))
+
+
+def from_json(data: dict[str, Any]) -> Result:
+    """The result of which ``attrs.asdict`` made this.
+
+    :raises ValueError, KeyError, TypeError: it is none
+    """
     tables = [Table(**(table | {"chart": table["chart"] and Chart(**table["chart"])})) for table in data["tables"]]
     return Result(**(data | {"tables": tables}))
 

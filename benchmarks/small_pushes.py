@@ -52,8 +52,8 @@ def service(control_plane: Endpoint, store: Endpoint, directory: Path) -> Servic
     return Service(base_url=control_plane.url, s3_url=store.url, ca_bundle=str(ca_bundle) if bundles else None)
 
 
-def make_models(root: Path, count: int) -> None:
-    """Make so many model directories of `FILES` files that hold about `MODEL_BYTES` bytes in all."""
+def make_models(root: Path, count: int, *, size_bytes: int = MODEL_BYTES) -> None:
+    """Make so many model directories of `FILES` files that hold about `size_bytes` bytes in all."""
     for number in range(count):
         model = root / f"model-{number:04}"
         for folder in ("model", "data"):
@@ -63,7 +63,7 @@ def make_models(root: Path, count: int) -> None:
         (model / "model" / "__init__.py").write_text("")
         (model / "model" / "model.py").write_text("class Model:\n    def predict(self, model_input):\n        return model_input\n")
         for name in ("tokenizer.json", "weights.safetensors"):
-            (model / "data" / name).write_bytes(os.urandom((MODEL_BYTES - len(config)) // 2))
+            (model / "data" / name).write_bytes(os.urandom((size_bytes - len(config)) // 2))
 
 
 @asynccontextmanager
@@ -85,3 +85,17 @@ async def push_all(client: ab.Client, models: list[Path], count: int, *, prefix:
     async with asyncio.TaskGroup() as tasks:
         for _ in range(at_once):
             tasks.create_task(push_in_turn())
+
+
+async def push_in_one_run(
+    client: ab.Client, models: list[Path], count: int, *, prefix: str, at_once: int, journal: Path | None
+) -> None:
+    """As `push_all`, but by one call of `push_many`, with a new journal or with none.
+
+    :raises Exception: of the first push that fails
+    """
+    pushes = (ab.Push(models[number % len(models)], name=f"{prefix}-{number}") for number in range(count))
+    async with client.push_many(pushes, journal=journal, concurrency=at_once) as run:
+        async for outcome in run:
+            if outcome.error is not None:
+                raise outcome.error

@@ -137,27 +137,89 @@ def test_a_table_that_asks_for_no_chart_is_refused(bench: Any, result: Any) -> N
         bench.chart.svg(result.tables[1])
 
 
-def test_saving_writes_figures_page_charts_and_the_headline(bench: Any, result: Any, tmp_path: Path) -> None:
+def result_of(bench: Any, benchmark: str, *tables: Any) -> Any:
+    return bench.report.Result(benchmark=benchmark, title=benchmark.capitalize(), settings={}, tables=tables, raw={})
+
+
+@pytest.fixture
+def saved(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A README and a directory of results, and what saves results there as if on a day."""
     readme, directory = tmp_path / "README.md", tmp_path / "results"
     readme.write_text(README)
-    bench.run.save([result], readme=readme, directory=directory)
-    bench.run.save([result], readme=readme, directory=directory)
-    told = readme.read_text()
+
+    def save(*results: Any, date: str = "2026-01-01") -> None:
+        about = bench.run.About(date=date, machine=bench.report.machine(), versions={"pytest": pytest.__version__})
+        with monkeypatch.context() as patch:
+            patch.setattr(bench.run.About, "here_and_now", lambda: about)
+            bench.run.save(results, readme=readme, directory=directory)
+
+    return SimpleNamespace(save=save, readme=readme, directory=directory)
+
+
+def test_saving_writes_figures_page_charts_and_the_headline(bench: Any, result: Any, saved: Any) -> None:
+    saved.save(result)
+    saved.save(result)
+    told = saved.readme.read_text()
     assert told.startswith("# Title\n\n<!-- benchmark:begin -->\n![1 GiB over <TLS>](benchmarks/results/upload.svg)\n\n| client |")
     assert told.endswith("(benchmarks/results/README.md).\n<!-- benchmark:end -->\n\nThe rest\n")
+    assert "1 GiB over <TLS>, on 2026-01-01: " in told
     assert "a note" not in told
     assert "old" not in told
-    (figures,) = directory.glob("*.json")
-    kept = json.loads(figures.read_text())
-    assert set(kept) == {"date", "machine", "versions", "results"}
-    assert figures.stem == kept["date"]
-    assert kept["results"][0]["raw"] == {"theirs": [1.0]}
-    page = (directory / "README.md").read_text()
+    assert sorted(path.name for path in saved.directory.iterdir()) == ["README.md", "upload.json", "upload.svg"]
+    kept = json.loads((saved.directory / "upload.json").read_text())
+    assert list(kept) == ["date", "machine", "versions", "result"]
+    assert kept["date"] == "2026-01-01"
+    assert kept["result"]["raw"] == {"theirs": [1.0]}
+    page = (saved.directory / "README.md").read_text()
     assert "![1 GiB over <TLS>](upload.svg)\n\n| client |" in page
     assert page.count("](upload") == 1
-    assert f"pytest {pytest.__version__}" not in page
     assert "- a note" in page
-    assert (directory / "upload.svg").read_text() == bench.chart.svg(result.tables[0])
+    assert (saved.directory / "upload.svg").read_text() == bench.chart.svg(result.tables[0])
+
+
+def test_each_benchmark_can_be_saved_by_itself(bench: Any, result: Any, table: Any, saved: Any) -> None:
+    saved.save(result, result_of(bench, "memory", table))
+    saved.save(result_of(bench, "bulk", table), date="2026-02-02")
+    told = saved.readme.read_text()
+    assert "on 2026-01-01: " in told
+    assert "2026-02-02" not in told
+    page = (saved.directory / "README.md").read_text()
+    assert page.count(f"pytest {pytest.__version__}.") == 1
+    parts = page.split("\n## ")
+    assert [part.splitlines()[0] for part in parts] == ["# Benchmark results", "Uploads", "Bulk", "Memory"]
+    assert [date in part for part in parts for date in ("2026-01-01.", "2026-02-02.")] == [
+        *(False, False),
+        *(True, False),
+        *(False, True),
+        *(True, False),
+    ]
+    saved.save(result_of(bench, "memory"), result, date="2026-02-02")
+    parts = (saved.directory / "README.md").read_text().split("\n## ")
+    assert ["2026-02-02." in part for part in parts] == [True, False, False, False]
+    assert "](memory.svg)" not in parts[3]
+
+
+def test_the_first_results_must_have_the_headline(bench: Any, table: Any, saved: Any) -> None:
+    with pytest.raises(ValueError, match="no result of upload with a chart"):
+        saved.save(result_of(bench, "memory", table))
+    assert not saved.directory.exists()
+    assert saved.readme.read_text() == README
+
+
+def test_saving_without_the_headline_is_refused_before_anything_runs(
+    bench: Any, saved: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench.run, "RESULTS", saved.directory)
+    monkeypatch.setattr("sys.argv", ["run.py", "--only", "memory", "--save"])
+    with pytest.raises(SystemExit):
+        bench.run.main()
+    assert "no result of upload, the headline in the README, was kept yet" in capsys.readouterr().err
+
+
+def test_what_is_kept_is_read_again(bench: Any, result: Any, tmp_path: Path) -> None:
+    kept = bench.run.Kept(about=bench.run.About.here_and_now(), result=result)
+    kept.write(tmp_path)
+    assert bench.run.Kept.read(tmp_path / "upload.json") == kept
 
 
 def test_a_second_chart_of_a_benchmark_has_a_number(bench: Any, result: Any, table: Any) -> None:
@@ -183,12 +245,6 @@ def test_a_readme_without_its_markers_stays_as_it_is_and_nothing_is_saved(
         bench.run.save([result], readme=tmp_path / "README.md", directory=tmp_path / "results")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     assert (tmp_path / "README.md").read_text() == readme
-
-
-def test_without_a_chart_there_is_no_headline(bench: Any) -> None:
-    table_only = bench.report.Result(benchmark="memory", title="Memory", settings={}, tables=[], raw={})
-    with pytest.raises(ValueError, match="no result has a chart"):
-        bench.run.with_headline(README, [table_only], bench.run.About(date="2026-01-01", machine={}, versions={}))
 
 
 def test_a_benchmark_that_fails_fails_the_run_and_shows_why(

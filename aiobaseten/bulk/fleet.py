@@ -32,7 +32,7 @@ from aiobaseten.errors import AuthenticationError, BasetenError, ConfigurationEr
 from aiobaseten.events import Emitter, Event, Prepared, retry_reporter
 from aiobaseten.ledger import Ledger
 from aiobaseten.models import Deployment
-from aiobaseten.options import RetryOptions, RunOptions
+from aiobaseten.options import KiB, RetryOptions, RunOptions
 from aiobaseten.push import Push, Pusher, PushResult, given_push_id, push_id_of
 from aiobaseten.retry import Clock, retrying
 from aiobaseten.sources import SourceLike
@@ -40,6 +40,7 @@ from aiobaseten.sources import SourceLike
 MOST_WAITING = 256
 """Deployments that are waited for at once, beside the pushes under way: each is looked at every 5 s."""
 LARGE_AT_ONCE = 4
+QUICKLY_HASHED_BYTES = 256 * KiB
 
 AnyPush = Push | str | os.PathLike[str]
 Pushes = Iterable[AnyPush] | AsyncIterable[AnyPush]
@@ -319,8 +320,9 @@ class PushRun:
         if (given := given_push_id(push)) is not None:
             return given
         of_deployment = ("environment_name", "deployment_name", "is_development")
+        source = push.source
         what = [
-            await run_to_end(lambda _: _identity(push.source)),
+            _identity(source) if _is_quickly_identified(source) else await run_to_end(lambda _: _identity(source)),
             *(push.name, push.model_id, push.team_id),
             *(getattr(push.deployment, field, None) or None for field in of_deployment),
         ]
@@ -383,6 +385,17 @@ def _identity(source: SourceLike) -> str:
             return hashlib.blake2b(source, digest_size=16).hexdigest()
         case _:
             return "<stream>"
+
+
+def _is_quickly_identified(source: SourceLike) -> bool:
+    """Whether a turn of a worker thread would take longer, which a run of many small pushes would notice."""
+    match source:
+        case str() | os.PathLike():
+            return os.path.isabs(source)  # noqa: PTH117 - no Path is made of it
+        case bytes() | bytearray() | memoryview():
+            return memoryview(source).nbytes <= QUICKLY_HASHED_BYTES
+        case _:
+            return True
 
 
 def _earlier_result(ledger: Ledger) -> PushResult | None:

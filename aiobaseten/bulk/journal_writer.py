@@ -2,12 +2,14 @@
 
 Pushes hand their steps over through a queue and go on, or wait for them to be on the disk. The thread takes all that has come up
 meanwhile and writes it in one transaction, with one fsync, and wakes all who waited for it with one call to the event loop.
+Transactions keep a little distance: each costs the same, however much it holds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
@@ -17,6 +19,9 @@ import attrs
 from aiobaseten._threads import run_to_end
 from aiobaseten.bulk.journal_file import Changes, CredentialsRow, JournalFile, PartRow, PushRow, StoredPush
 from aiobaseten.errors import JournalError
+
+PACE_S = 0.01
+"""From the end of one transaction to the next, at least. A push has three to wait for, among calls that take much longer."""
 
 
 @attrs.define
@@ -46,9 +51,14 @@ class _Batch:
         self.changes_anything = False
         self.answers: list[tuple[asyncio.Future[Any], Any]] = []
 
-    def fill(self, queue: SimpleQueue[Step | None]) -> bool:
-        """Take all that is in the queue, at least one step. Returns whether more may come."""
+    def fill(self, queue: SimpleQueue[Step | None], *, earliest_s: float) -> bool:
+        """Take all that is in the queue, at least one step. Returns whether more may come.
+
+        :param earliest_s: before which nothing is to be written
+        """
         step = queue.get()
+        if step is not None and step.read is None and (early_s := earliest_s - time.monotonic()) > 0:
+            time.sleep(early_s)
         try:
             while step is not None:
                 self._add(step)
@@ -176,10 +186,10 @@ class JournalWriter:
             self._answer(self._opened, error)
 
     def _serve(self) -> None:
-        more = True
+        more, earliest_s = True, 0.0
         while more:
             batch = _Batch()
-            more = batch.fill(self._queue)
+            more = batch.fill(self._queue, earliest_s=earliest_s)
             try:
                 if self._failure is None:
                     batch.run(self._file)
@@ -190,6 +200,8 @@ class JournalWriter:
                 batch.fail(self._failure)
             if batch.answers:
                 self._loop.call_soon_threadsafe(batch.wake)
+            if batch.changes_anything:
+                earliest_s = time.monotonic() + PACE_S
 
     def _answer(self, future: asyncio.Future[Any], answer: object) -> None:
         self._loop.call_soon_threadsafe(_resolve, future, answer)

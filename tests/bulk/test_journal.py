@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from support import ledgers
 from support.ledgers import COMMIT, CREATED, DEPLOYMENT, RECEIPT, SECRETS, TARGET, part
 
+from aiobaseten.bulk import journal_writer
 from aiobaseten.bulk.journal import Journal, JournalEntry
 from aiobaseten.bulk.journal_file import Changes, JournalFile
 from aiobaseten.errors import CommitUncertain, JournalError, ServerError
@@ -364,6 +366,23 @@ def explode(monkeypatch: pytest.MonkeyPatch) -> Explode:
 
 
 FULL = r"deploy\.db cannot be written or read any more: database or disk is full"
+
+
+async def test_transactions_keep_a_distance_in_which_steps_gather(path: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
+    monkeypatch.setattr(journal_writer, "PACE_S", 0.05)
+    gate.is_open.set()
+    ended_s: list[float] = []
+    async with Journal(path) as journal:
+        entries = [await journal.entry(key, name="iris", source="./iris") for key in "abcdefgh"]
+        await entries[0].committing(COMMIT, 12.5)
+        for _ in range(3):
+            ended_s.append(time.monotonic())
+            async with anyio.create_task_group() as tasks:
+                for entry in entries:
+                    tasks.start_soon(entry.committing, COMMIT, 12.5)
+        ended_s.append(time.monotonic())
+    assert len(gate.transactions) <= 2 + 3
+    assert ended_s[-1] - ended_s[0] >= 3 * 0.05
 
 
 async def test_after_a_failure_of_writing_no_step_is_taken(path: Path, explode: Explode) -> None:
