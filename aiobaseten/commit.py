@@ -45,13 +45,9 @@ class Committer:
         :raises TransportError: when it certainly was not sent
         """
         push_id = ledger.push_id
-        commit = Commit(
-            model_id=request.model_id,
-            name=request.name,
-            team_id=request.team_id,
-            deployment_name=request.deployment.deployment_name,
-            tagged=self._options.tag_pushes,
-        )
+        if ledger.is_resumed and (earlier := await self.find_own(ledger, request)) is not None:
+            return earlier
+        commit = self._commit_of(request)
         self._emit(CommitStarted(push_id=push_id, model_id=request.model_id, name=request.name))
         try:
             created = await self._send(ledger, commit, request, s3_key, disable_archive_download=disable_archive_download)
@@ -68,22 +64,35 @@ class Committer:
         :raises CommitUncertain: when that cannot be said
         """
         push_id, commit = ledger.push_id, sent.commit
-        lost = CommitUncertain(
-            f"an earlier run may have sent the commit of push {push_id}, and its outcome cannot be found out", push_id=push_id
-        )
-        self._emit(Reconciling(push_id=push_id, error=str(lost)))
+        may_have = f"an earlier run may have sent the commit of push {push_id}"
+        self._emit(Reconciling(push_id=push_id, error=may_have))
         age_s = max(0.0, self._clock.time() - sent.sent_at_s)
         try:
             found = await self._look_for(push_id, commit, max(0.0, self._options.timeouts.reconcile_s - age_s))
         except BasetenError as error:
-            raise lost from error
+            raise CommitUncertain(f"{may_have}, and looking for its deployment failed: {error}", push_id=push_id) from error
         if found is not None:
             return await self._ended(ledger, found)
         if not commit.tagged and commit.deployment_name is None:
-            lost.add_note("its deployment has no label and no name of its own by which it could be found")
-            raise lost
+            raise CommitUncertain(
+                f"{may_have}, and its deployment has no label and no name of its own by which it could be found", push_id=push_id
+            )
         await ledger.not_committed()
         return None
+
+    async def find_own(self, ledger: Ledger, request: PrepareModelUploadRequest) -> CreatedModelDeployment | None:
+        """The push's own deployment, made by a commit that was thought to have done nothing."""
+        found = await self._find(ledger.push_id, self._commit_of(request))
+        return None if found is None else await self._ended(ledger, found)
+
+    def _commit_of(self, request: PrepareModelUploadRequest) -> Commit:
+        return Commit(
+            model_id=request.model_id,
+            name=request.name,
+            team_id=request.team_id,
+            deployment_name=request.deployment.deployment_name,
+            tagged=self._options.tag_pushes,
+        )
 
     async def _ended(self, ledger: Ledger, created: CreatedModelDeployment) -> CreatedModelDeployment:
         await ledger.committed(created)
@@ -102,12 +111,17 @@ class Committer:
         async def before_send() -> None:
             await ledger.committing(commit, self._clock.time())
 
+        def on_retry(error: BaseException, attempt: int, delay_s: float) -> None:
+            tell(error, attempt, delay_s)
+            ledger.unsent()
+
+        tell = retry_reporter(self._emit, ledger.push_id, "create_model" if request.model_id is None else "create_deployment")
         if request.model_id is not None:
             return await self._api.create_deployment(
                 request.model_id,
                 DeploymentArchiveSource(deployment=request.deployment, s3_key=s3_key),
                 before_send=before_send,
-                on_retry=retry_reporter(self._emit, ledger.push_id, "create_deployment"),
+                on_retry=on_retry,
             )
         assert request.name is not None
         return await self._api.create_model(
@@ -119,7 +133,7 @@ class Committer:
             ),
             team_id=request.team_id,
             before_send=before_send,
-            on_retry=retry_reporter(self._emit, ledger.push_id, "create_model"),
+            on_retry=on_retry,
         )
 
     async def _reconcile(self, push_id: str, commit: Commit, lost: BasetenError) -> CreatedModelDeployment:
@@ -130,13 +144,13 @@ class Committer:
             found = await self._look_for(push_id, commit, self._options.timeouts.reconcile_s)
         except BasetenError as error:
             lost.add_note(f"looking for the deployment failed: {error}")
-            found = None
-        if found is not None:
-            return found
+            outcome = f"looking for its deployment failed: {error}"
+        else:
+            if found is not None:
+                return found
+            outcome = f"no deployment of it was found in {self._clock.monotonic() - started_s:.0f} s"
         raise CommitUncertain(
-            f"the commit of push {push_id} was sent, its outcome is unknown ({lost}),"
-            f" and no deployment of it was found in {self._clock.monotonic() - started_s:.0f} s",
-            push_id=push_id,
+            f"the commit of push {push_id} was sent, its outcome is unknown ({lost}), and {outcome}", push_id=push_id
         ) from lost
 
     async def _look_for(self, push_id: str, commit: Commit, window_s: float) -> CreatedModelDeployment | None:

@@ -76,7 +76,10 @@ class PartUploaded(Event):
 
 @attrs.frozen(kw_only=True)
 class UploadRestarted(Event):
-    """The upload starts over: new credentials came with a new key. Bytes counted so far do not count any more."""
+    """The upload starts over: new credentials came with a new key, or what an earlier attempt had left is gone.
+
+    Bytes counted so far do not count any more.
+    """
 
     key: str
 

@@ -8,9 +8,11 @@ step that could not be repeated without harm is only taken after that.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 import attrs
 
+from aiobaseten.errors import DeploymentFailed
 from aiobaseten.models import CreatedModelDeployment, Deployment, UploadTarget
 from aiobaseten.upload import UploadLog, UploadReceipt
 
@@ -40,6 +42,10 @@ class SentCommit:
     sent_at_s: float
 
 
+def _nothing() -> None:
+    pass
+
+
 @attrs.define(kw_only=True, eq=False)
 class Ledger(UploadLog):
     """The steps of one push, those of its upload among them.
@@ -49,6 +55,9 @@ class Ledger(UploadLog):
     :ivar receipt: the finished upload
     :ivar sent: the last commit that may have been sent, and whose answer was not read
     :ivar created: the answer to the commit
+    :ivar is_active: whether its deployment was seen to be up
+    :ivar is_resumed: whether an earlier run began it: that may have sent commits of which nothing is known here
+    :ivar on_unsent: called whenever it is certain that no commit is under way any more
     """
 
     push_id: str = attrs.field(factory=lambda: uuid.uuid4().hex)
@@ -56,6 +65,9 @@ class Ledger(UploadLog):
     receipt: UploadReceipt | None = None
     sent: SentCommit | None = None
     created: CreatedModelDeployment | None = None
+    is_active: bool = False
+    is_resumed: bool = False
+    on_unsent: Callable[[], None] = _nothing
 
     async def prepared(self, fingerprint: str | None, target: UploadTarget | None) -> None:
         """Prepare has answered. An upload that was begun counts on only for the same fingerprint and at the same place."""
@@ -72,9 +84,18 @@ class Ledger(UploadLog):
         """The commit is about to be sent. Returns once that is safe: from then on it may have been."""
         self.sent = SentCommit(commit=commit, sent_at_s=now_s)
 
-    async def not_committed(self) -> None:
-        """The commit did nothing for certain."""
+    def unsent(self) -> None:
+        """The last try of the commit did nothing for certain. Another may follow."""
         self.sent = None
+        self.on_unsent()
+
+    async def not_committed(self) -> None:
+        """The commit did nothing for certain, and is not tried again now."""
+        self.unsent()
+
+    async def upload_lost(self) -> None:
+        """The service does not know the finished upload any more."""
+        self.fingerprint = self.receipt = None
 
     async def committed(self, created: CreatedModelDeployment) -> None:
         """The deployment exists. Returns once that is safe."""
@@ -82,8 +103,11 @@ class Ledger(UploadLog):
 
     async def active(self, deployment: Deployment) -> None:
         """The deployment is up."""
-        if self.created is not None:
-            self.created = attrs.evolve(self.created, deployment=deployment)
+        assert self.created is not None
+        self.created, self.is_active = attrs.evolve(self.created, deployment=deployment), True
 
     async def failed(self, error: BaseException) -> None:
-        """The last attempt of this run has ended with an error."""
+        """The last attempt of this run has ended with an error. Where the deployment has failed, the next run makes another."""
+        if isinstance(error, DeploymentFailed):
+            self.push_id = uuid.uuid4().hex
+            self.fingerprint = self.place = self.target = self.partial = self.receipt = self.sent = self.created = None

@@ -13,6 +13,7 @@ from aiobaseten.errors import InvalidPush, NotFoundError, Problem
 from aiobaseten.events import Emitter, retry_reporter
 from aiobaseten.models import Model, Team
 from aiobaseten.retry import OnRetry
+from aiobaseten.seat import Seat, acquire
 
 
 @attrs.define(eq=False)
@@ -32,13 +33,18 @@ class ModelLookup:
         self._api = api
         self._emit = emit
 
-    def model(self, push_id: str, name: str, team_id: str | None) -> AbstractAsyncContextManager[NamedModel]:
+    def model(self, push_id: str, name: str, team_id: str | None, seat: Seat) -> AbstractAsyncContextManager[NamedModel]:
         """Around a push to a name: the model of that name in the team, or in the default team; the only one there is, where no team
         is named.
 
+        :param seat: given away while another push makes the model
         :raises InvalidPush: if several teams have such a model, and none of them is the default team
         """
+        del seat
         return self._asked(push_id, name, team_id)
+
+    def learn(self, model: Model, team_id: str | None) -> None:
+        """A push with this `team_id`, or with none, has made or found this model."""
 
     async def find(self, push_id: str, name: str, team_id: str | None) -> Model | None:
         """As `model`, for a call that makes nothing."""
@@ -77,14 +83,17 @@ class SharedLookup(ModelLookup):
         self._all_teams: tuple[Team, ...] | None = None
         self._asking_for_teams = anyio.Lock()
 
-    def model(self, push_id: str, name: str, team_id: str | None) -> AbstractAsyncContextManager[NamedModel]:
-        return self._remembered(push_id, name, team_id)
+    def model(self, push_id: str, name: str, team_id: str | None, seat: Seat) -> AbstractAsyncContextManager[NamedModel]:
+        return self._remembered(push_id, name, team_id, seat)
+
+    def learn(self, model: Model, team_id: str | None) -> None:
+        self._models[model.name, team_id] = model
 
     @asynccontextmanager
-    async def _remembered(self, push_id: str, name: str, team_id: str | None) -> AsyncGenerator[NamedModel]:
+    async def _remembered(self, push_id: str, name: str, team_id: str | None, seat: Seat) -> AsyncGenerator[NamedModel]:
         key = name, team_id
         if key not in self._models:
-            async with self._turn(key):
+            async with self._turn(key, seat):
                 if key not in self._models and (found := await self.find(push_id, name, team_id)) is not None:
                     self._models[key] = found
                 if key not in self._models:
@@ -100,11 +109,14 @@ class SharedLookup(ModelLookup):
             raise
 
     @asynccontextmanager
-    async def _turn(self, key: tuple[str, str | None]) -> AsyncGenerator[None]:
+    async def _turn(self, key: tuple[str, str | None], seat: Seat) -> AsyncGenerator[None]:
         turn = self._turns.setdefault(key, anyio.Lock())
         try:
-            async with turn:
+            await acquire(turn, seat)
+            try:
                 yield
+            finally:
+                turn.release()
         finally:
             if not turn.locked():
                 self._turns.pop(key, None)

@@ -32,11 +32,13 @@ from aiobaseten.lookup import ModelLookup, NamedModel
 from aiobaseten.models import Deployment, DeploymentArchivePayload, Model, PrepareModelUploadRequest, UploadTarget
 from aiobaseten.options import MiB, Options
 from aiobaseten.retry import Clock
+from aiobaseten.seat import OwnSeat, Seat, acquire
 from aiobaseten.sources import Ignored, Source, SourceLike, model_name_in, open_source
 from aiobaseten.upload import UploadEngine, UploadReceipt
 
 LARGE_BYTES = 64 * MiB
 QUICKLY_CHECKED_BYTES = 4 * MiB
+_REFUSALS_OF_THE_ARCHIVE = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 def _describe(source: SourceLike) -> str:
@@ -141,10 +143,27 @@ class CheckResult:
     ignored: tuple[Ignored, ...] = attrs.field(default=(), repr=False)
 
 
+@attrs.define(eq=False)
+class _Attempt:
+    """One go at a push.
+
+    :param keeps_steps: whether another attempt may go on from the ledger
+    :ivar reused_upload: whether the archive was uploaded by an earlier attempt
+    :ivar was_refused: whether a commit has been tried before
+    """
+
+    push: Push
+    ledger: Ledger
+    seat: Seat
+    keeps_steps: bool = attrs.field(kw_only=True)
+    reused_upload: bool = False
+    was_refused: bool = False
+
+
 class Pusher:
     """Carries pushes out over one control plane and one upload engine.
 
-    :param large: a place for each large archive that may be under way; None: any number
+    :param large: a turn for each large archive that may be under way; None: any number
     """
 
     def __init__(
@@ -156,7 +175,7 @@ class Pusher:
         emit: Emitter,
         *,
         lookup: ModelLookup | None = None,
-        large: anyio.CapacityLimiter | None = None,
+        large: anyio.Semaphore | None = None,
     ) -> None:
         self._api = api
         self._engine = engine
@@ -166,27 +185,37 @@ class Pusher:
         self._large = large
         self._committer = Committer(api, options, clock, emit)
 
-    async def push(self, push: Push, ledger: Ledger | None = None) -> PushResult:
+    async def push(self, push: Push, ledger: Ledger | None = None, *, seat: Seat | None = None) -> PushResult:
         """Carry out a push to the end of its commit.
 
         :param ledger: what earlier attempts have done, and where this one's steps are kept
+        :param seat: given away while another push is waited for
         """
-        keeps_steps = ledger is not None
-        ledger = ledger or Ledger(push_id=push_id_of(push))
+        attempt = _Attempt(push, ledger or Ledger(push_id=push_id_of(push)), seat or OwnSeat(), keeps_steps=ledger is not None)
+        ledger = attempt.ledger
         try:
             if ledger.sent is not None and (created := await self._committer.settle(ledger, ledger.sent)) is not None:
+                self._lookup.learn(created.model, push.team_id)
                 return PushResult(push_id=ledger.push_id, model=created.model, deployment=created.deployment, upload=ledger.receipt)
-            async with await open_source(push.source, symlinks=push.symlinks) as source, self._place_for(source):
+            async with await open_source(push.source, symlinks=push.symlinks) as source:
                 try:
-                    return await self._push(push, ledger, source, keeps_steps=keeps_steps)
-                except ApiError as conflict:
-                    if conflict.status != HTTPStatus.CONFLICT or push.model_id is not None or not source.seekable:
+                    return await self._push(attempt, source)
+                except ApiError as refused:
+                    if not source.seekable or not await self._can_begin_again(attempt, refused):
                         raise
-                    # Another push has made the model meanwhile, and this one made nothing: it finds the model now.
-                    return await self._push(push, ledger, source, keeps_steps=keeps_steps)
+                    return await self._push(attempt, source)
         except BaseException as error:
             self._emit(PushFailed(push_id=ledger.push_id, error=str(error) or type(error).__name__))
             raise
+
+    async def _can_begin_again(self, attempt: _Attempt, refused: ApiError) -> bool:
+        """Whether a commit was refused for what another attempt would find otherwise."""
+        if refused.status == HTTPStatus.CONFLICT:
+            return attempt.push.model_id is None  # Another push has made the model meanwhile: now it is found.
+        if attempt.reused_upload and refused.status in _REFUSALS_OF_THE_ARCHIVE:
+            await attempt.ledger.upload_lost()
+            return True
+        return False
 
     async def check(self, push: Push) -> CheckResult:
         """Do all of a push that sends no bytes of the archive and makes nothing."""
@@ -208,17 +237,21 @@ class Pusher:
             )
 
     @asynccontextmanager
-    async def _place_for(self, source: Source) -> AsyncGenerator[None]:
+    async def _turn_for(self, source: Source, seat: Seat) -> AsyncGenerator[None]:
         """Large archives take turns: side by side each would only take longer, and keep small ones from their share."""
         if self._large is None or source.size_bytes is None or source.size_bytes < LARGE_BYTES:
             yield
             return
-        async with self._large:
+        await acquire(self._large, seat)
+        try:
             yield
+        finally:
+            self._large.release()
 
-    async def _push(self, push: Push, ledger: Ledger, source: Source, *, keeps_steps: bool) -> PushResult:
+    async def _push(self, attempt: _Attempt, source: Source) -> PushResult:
+        push, ledger = attempt.push, attempt.ledger
         valid = await self._valid_request(push, source)
-        async with self._named(ledger.push_id, valid) as named:
+        async with self._named(attempt, valid) as named, self._turn_for(source, attempt.seat):
             request = self._tagged(ledger.push_id, _to_model(push, valid, named.model))
             self._emit(
                 PushStarted(
@@ -227,11 +260,14 @@ class Pusher:
                     size_bytes=source.size_bytes,
                 )
             )
-            fingerprint = await self._fingerprint(source, request) if keeps_steps else None
-            receipt = await self._upload(ledger, request, source, fingerprint)
-            created = await self._committer.commit(
-                ledger, request, receipt.key if receipt else None, disable_archive_download=push.disable_archive_download
-            )
+            created = await self._committer.find_own(ledger, request) if attempt.was_refused else None
+            receipt = None
+            if created is None:
+                receipt = await self._upload(attempt, request, source)
+                attempt.was_refused = True
+                created = await self._committer.commit(
+                    ledger, request, receipt.key if receipt else None, disable_archive_download=push.disable_archive_download
+                )
             named.model = created.model
         return PushResult(
             push_id=ledger.push_id,
@@ -241,12 +277,13 @@ class Pusher:
             ignored=source.ignored,
         )
 
-    async def _upload(
-        self, ledger: Ledger, request: PrepareModelUploadRequest, source: Source, fingerprint: str | None
-    ) -> UploadReceipt | None:
+    async def _upload(self, attempt: _Attempt, request: PrepareModelUploadRequest, source: Source) -> UploadReceipt | None:
         """Prepare and upload, or go on with what an earlier attempt has left of this very archive and request."""
+        ledger = attempt.ledger
+        fingerprint = await self._fingerprint(source, request) if attempt.keeps_steps else None
         is_same = fingerprint is not None and fingerprint == ledger.fingerprint
-        if is_same and ledger.receipt is not None:
+        attempt.reused_upload = is_same and ledger.receipt is not None
+        if attempt.reused_upload:
             return ledger.receipt
         if is_same and ledger.partial is not None and ledger.target is not None:
             try:
@@ -314,12 +351,12 @@ class Pusher:
         return request
 
     @asynccontextmanager
-    async def _named(self, push_id: str, request: PrepareModelUploadRequest) -> AsyncGenerator[NamedModel]:
+    async def _named(self, attempt: _Attempt, request: PrepareModelUploadRequest) -> AsyncGenerator[NamedModel]:
         """Around the rest of a push: the model that its name stands for, or will."""
         if request.name is None:
             yield NamedModel(None)
             return
-        async with self._lookup.model(push_id, request.name, request.team_id) as named:
+        async with self._lookup.model(attempt.ledger.push_id, request.name, request.team_id, attempt.seat) as named:
             yield named
 
     async def _with_config(self, deployment: DeploymentArchivePayload, source: Source) -> DeploymentArchivePayload:

@@ -7,12 +7,11 @@ its outcome was taken. So nothing is read ahead, and nothing piles up.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import asyncio
+import math
 import os
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import count
@@ -24,23 +23,22 @@ import anyio.abc
 import attrs
 from anyio.streams.memory import MemoryObjectSendStream
 
-from aiobaseten._threads import run_to_end
+from aiobaseten.bulk.identity import Identities, label_of
 from aiobaseten.bulk.journal import Journal
 from aiobaseten.bulk.report import BulkReport, PushOutcome, PushRecord, State
 from aiobaseten.bulk.timeline import Timeline, Track
-from aiobaseten.errors import AuthenticationError, BasetenError, ConfigurationError, JournalError
+from aiobaseten.errors import AuthenticationError, BasetenError, ConfigurationError, InvalidPush, JournalError
 from aiobaseten.events import Emitter, Event, Prepared, retry_reporter
 from aiobaseten.ledger import Ledger
+from aiobaseten.lookup import ModelLookup
 from aiobaseten.models import Deployment
-from aiobaseten.options import KiB, RetryOptions, RunOptions
-from aiobaseten.push import Push, Pusher, PushResult, given_push_id, push_id_of
+from aiobaseten.options import RetryOptions, RunOptions
+from aiobaseten.push import Push, Pusher, PushResult, push_id_of
 from aiobaseten.retry import Clock, retrying
-from aiobaseten.sources import SourceLike
 
 MOST_WAITING = 256
 """Deployments that are waited for at once, beside the pushes under way: each is looked at every 5 s."""
 LARGE_AT_ONCE = 4
-QUICKLY_HASHED_BYTES = 256 * KiB
 
 AnyPush = Push | str | os.PathLike[str]
 Pushes = Iterable[AnyPush] | AsyncIterable[AnyPush]
@@ -56,16 +54,43 @@ class _Flight:
 
     track: Track
     place: anyio.Semaphore
+    parked: anyio.Semaphore
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
     waiting: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
+    stopping: bool = False
+
+    def keep_in(self, ledger: Ledger) -> None:
+        """Follow this ledger from now on."""
+        self.track.ledger = ledger
+        ledger.on_unsent = self._unsent
 
     def stop(self) -> None:
         """End it, but for a commit that was sent: that is seen through to its answer."""
+        self.stopping = True
         ledger = self.track.ledger
         if ledger.created is not None:
             self.waiting.cancel()
         elif ledger.sent is None:
             self.scope.cancel()
+
+    def _unsent(self) -> None:
+        if self.stopping:
+            self.scope.cancel()
+
+    @asynccontextmanager
+    async def given_away(self) -> AsyncGenerator[None]:
+        """Around a wait for another push: the place is free for others meanwhile, as long as not too many wait so."""
+        try:
+            self.parked.acquire_nowait()
+        except anyio.WouldBlock:
+            yield
+            return
+        place, self.place = self.place, self.parked
+        place.release()
+        yield
+        await place.acquire()
+        self.place = place
+        self.parked.release()
 
 
 class PushRun:
@@ -78,7 +103,8 @@ class PushRun:
         self,
         pushes: Pushes,
         *,
-        make_pusher: Callable[[Emitter, anyio.CapacityLimiter], Pusher],
+        make_pusher: Callable[[Emitter, ModelLookup, anyio.Semaphore], Pusher],
+        make_lookup: Callable[[Emitter], ModelLookup],
         wait: Callable[[PushResult, float], Awaitable[Deployment]],
         options: RunOptions,
         retry: RetryOptions,
@@ -93,14 +119,17 @@ class PushRun:
         self._journal = journal
         self._clock = clock
         self._emit = emit
-        self._pusher = make_pusher(Emitter(self._observe), anyio.CapacityLimiter(LARGE_AT_ONCE))
+        emit_all = Emitter(self._observe)
+        self._lookup = make_lookup(emit_all)
+        self._pusher = make_pusher(emit_all, self._lookup, anyio.Semaphore(LARGE_AT_ONCE))
         self._timeline = Timeline(clock.monotonic)
         self._started_at = self._now()
-        self._seen: Counter[str] = Counter()
+        self._identities = Identities()
         self._records: list[PushRecord] = []
         self._flights: set[_Flight] = set()
         self._interrupted = 0
         self._places = anyio.Semaphore(options.concurrency, fast_acquire=True)
+        self._parked = anyio.Semaphore(options.concurrency, fast_acquire=True)
         self._places_to_wait = anyio.Semaphore(MOST_WAITING, fast_acquire=True)
         self._taking = anyio.CancelScope()
         self._stopping = False
@@ -171,11 +200,11 @@ class PushRun:
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             if self._ended_s is None:
                 self._ended_s = self._timeline.now_s()
-            failure, self._failure = self._failure, None
-            if failure is not None:
-                self._failure_was_raised = True
-                raise failure from None
-            raise StopAsyncIteration from None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self._failure_was_raised = True
+            raise failure
+        raise StopAsyncIteration
 
     @property
     def report(self) -> BulkReport:
@@ -206,78 +235,98 @@ class PushRun:
             with self._send, self._taking:
                 while True:
                     await self._places.acquire()
-                    push = _as_push(await anext(self._pushes))
-                    key = await self._key(push) if self._journal is not None else ""
+                    push = _push_of(await anext(self._pushes))
+                    key = await self._key(push)
                     self._tasks.start_soon(self._carry_out, push, next(numbers), key, self._send.clone())
         except StopAsyncIteration:
             pass
+        except asyncio.CancelledError as error:
+            if self._taking.cancel_called or anyio.current_effective_deadline() == -math.inf:
+                raise
+            self._failure = self._failure or _stray(error)
         except Exception as error:  # noqa: BLE001 - raised from `__anext__`, after the outcomes of what is under way
             self._failure = self._failure or error
         finally:
             await _close(self._pushes)
 
-    async def _carry_out(self, push: Push, number: int, key: str, send: MemoryObjectSendStream[PushOutcome]) -> None:
+    async def _key(self, push: Push) -> str | InvalidPush:
+        """What the journal knows the push by, or why it cannot."""
+        try:
+            return "" if self._journal is None else await self._identities.key(push)
+        except InvalidPush as refused:
+            return refused
+
+    async def _carry_out(self, push: Push, number: int, key: str | InvalidPush, send: MemoryObjectSendStream[PushOutcome]) -> None:
         """One push, from the moment it has a place until its outcome was taken."""
         flight = _Flight(
-            track=Track(number=number, name=push.name or _label(push), source=_label(push), began_s=self._timeline.now_s()),
+            track=Track(number=number, name=push.name or label_of(push), source=label_of(push), began_s=self._timeline.now_s()),
             place=self._places,
+            parked=self._parked,
         )
         self._flights.add(flight)
+        if self._stopping:
+            flight.stop()
         outcome: PushOutcome | None = None
         try:
             with send:
                 with flight.scope:
                     outcome = await self._outcome(push, flight, key)
                 self._flights.discard(flight)
-                if outcome is None:
-                    self._interrupted += 1
-                else:
+                if outcome is not None:
                     self._records.append(outcome.record)
                     await send.send(outcome)
         finally:
+            self._interrupted += outcome is None
             self._flights.discard(flight)
             self._timeline.end(flight.track)
             flight.place.release()
 
-    async def _outcome(self, push: Push, flight: _Flight, key: str) -> PushOutcome:
+    async def _outcome(self, push: Push, flight: _Flight, key: str | InvalidPush) -> PushOutcome:
         track = flight.track
         result: PushResult | None = None
         error: Exception | None = None
         skipped = False
         state: State = "committed"
         try:
-            track.ledger = await self._ledger(push, key)
+            flight.keep_in(await self._ledger(push, key))
+            ledger = track.ledger
             self._timeline.begin(track)
-            skipped = track.ledger.created is not None
-            result = _earlier_result(track.ledger) or await self._push(push, track)
-            if (timeout_s := self._options.wait_timeout_s) is not None and not self._stopping:
+            skipped = ledger.created is not None
+            result = self._earlier_result(push, ledger) or await self._push(push, flight)
+            timeout_s = self._options.wait_timeout_s
+            if timeout_s is not None and not ledger.is_active and not self._stopping:
                 with flight.waiting:
                     result = await self._until_active(flight, result, timeout_s)
                     state = "active"
         except Exception as caught:  # noqa: BLE001 - told as the outcome, and never disturbs the other pushes
             error, state = caught, "failed"
-            self._flights.discard(flight)
-            await self._note_failure(track.ledger, caught)
         if skipped and error is None:
             state = "skipped"
         record = track.record(state, self._timeline.now_s(), error)
+        if error is not None:
+            self._flights.discard(flight)
+            await self._note_failure(track.ledger, error)
         return PushOutcome(push=push, result=result, error=error, skipped=skipped, record=record)
 
-    async def _ledger(self, push: Push, key: str) -> Ledger:
+    async def _ledger(self, push: Push, key: str | InvalidPush) -> Ledger:
+        if isinstance(key, InvalidPush):
+            raise key
         push_id = push_id_of(push)
         if self._journal is None:
             return Ledger(push_id=push_id)
-        return await self._journal.entry(key, push_id=push_id, name=push.name or _label(push), source=_label(push))
+        return await self._journal.entry(key, push_id=push_id, name=push.name or label_of(push), source=label_of(push))
 
-    async def _push(self, push: Push, track: Track) -> PushResult:
+    async def _push(self, push: Push, flight: _Flight) -> PushResult:
         """Push, and again where the failure may pass: from the start where the source can be read again."""
+        track = flight.track
 
         async def attempt() -> PushResult:
             track.attempts += 1
-            return await self._pusher.push(push, track.ledger)
+            return await self._pusher.push(push, track.ledger, seat=flight)
 
         def may_repeat(error: BaseException) -> bool:
-            return isinstance(error, BasetenError) and error.retryable and not isinstance(push.source, AsyncIterable)
+            is_passing = isinstance(error, BasetenError) and error.retryable
+            return is_passing and not self._stopping and not isinstance(push.source, AsyncIterable)
 
         return await retrying(
             attempt,
@@ -305,30 +354,24 @@ class PushRun:
                 await ledger.failed(error)
             except JournalError as unwritten:
                 self._failure = self._failure or unwritten
-        if self._options.fail_fast or self._failure is not None or self._refuses_key(error):
+        if self._options.fail_fast or isinstance(self._failure, JournalError) or self._refuses_key(error):
             self._stopped_by = self._stopped_by or error
             self.stop()
 
     def _refuses_key(self, error: Exception) -> bool:
         """Whether every other push would fail for the key too: a 403 may be about one team or model, once others were prepared."""
-        if not isinstance(error, AuthenticationError):
+        refused = error if isinstance(error, AuthenticationError) else error.__cause__
+        if not isinstance(refused, AuthenticationError):
             return False
-        return error.status == HTTPStatus.UNAUTHORIZED or not self._any_prepared
+        return refused.status == HTTPStatus.UNAUTHORIZED or not self._any_prepared
 
-    async def _key(self, push: Push) -> str:
-        """What a push is known by from one run to the next: its own id, or what it pushes where, and for how many times."""
-        if (given := given_push_id(push)) is not None:
-            return given
-        of_deployment = ("environment_name", "deployment_name", "is_development")
-        source = push.source
-        what = [
-            _identity(source) if _is_quickly_identified(source) else await run_to_end(lambda _: _identity(source)),
-            *(push.name, push.model_id, push.team_id),
-            *(getattr(push.deployment, field, None) or None for field in of_deployment),
-        ]
-        digest = hashlib.blake2b(json.dumps(what, default=repr).encode(), digest_size=16).hexdigest()
-        self._seen[digest] += 1
-        return f"{digest}-{self._seen[digest]}"
+    def _earlier_result(self, push: Push, ledger: Ledger) -> PushResult | None:
+        """The result of a push that an earlier run has committed."""
+        created = ledger.created
+        if created is None:
+            return None
+        self._lookup.learn(created.model, push.team_id)
+        return PushResult(push_id=ledger.push_id, model=created.model, deployment=created.deployment, upload=ledger.receipt)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.time(), UTC)
@@ -360,47 +403,12 @@ async def _from_sync(pushes: Iterable[AnyPush]) -> AsyncIterator[AnyPush]:
         yield push
 
 
-def _as_push(push: AnyPush) -> Push:
+def _push_of(given: AnyPush) -> Push:
     """Whatever is no push becomes one that fails when it is its turn."""
-    return push if isinstance(push, Push) else Push(push)
+    return given if isinstance(given, Push) else Push(given)
 
 
-def _label(push: Push) -> str:
-    match push.source:
-        case str() | os.PathLike():
-            return os.fspath(push.source)
-        case bytes() | bytearray() | memoryview():
-            return f"<{len(push.source)} bytes>"
-        case AsyncIterable():
-            return "<stream>"
-        case _:  # pyright: ignore[reportUnnecessaryComparison]  # callers without type checks
-            return repr(push.source)[:80]
-
-
-def _identity(source: SourceLike) -> str:
-    match source:
-        case str() | os.PathLike():
-            return os.path.abspath(os.fsdecode(source))  # noqa: PTH100 - pathlib would resolve links
-        case bytes() | bytearray() | memoryview():
-            return hashlib.blake2b(source, digest_size=16).hexdigest()
-        case _:
-            return "<stream>"
-
-
-def _is_quickly_identified(source: SourceLike) -> bool:
-    """Whether a turn of a worker thread would take longer, which a run of many small pushes would notice."""
-    match source:
-        case str() | os.PathLike():
-            return os.path.isabs(source)  # noqa: PTH117 - no Path is made of it
-        case bytes() | bytearray() | memoryview():
-            return memoryview(source).nbytes <= QUICKLY_HASHED_BYTES
-        case _:
-            return True
-
-
-def _earlier_result(ledger: Ledger) -> PushResult | None:
-    """The result of a push that an earlier run has committed."""
-    created = ledger.created
-    if created is None:
-        return None
-    return PushResult(push_id=ledger.push_id, model=created.model, deployment=created.deployment, upload=ledger.receipt)
+def _stray(error: asyncio.CancelledError) -> BasetenError:
+    stray = BasetenError("a CancelledError came from the iterable of pushes, where nothing had been cancelled")
+    stray.__cause__ = error
+    return stray

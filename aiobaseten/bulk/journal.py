@@ -138,6 +138,8 @@ class Journal:
             receipt=receipt,
             sent=None if commit is None or row.sent_at_s is None else SentCommit(commit=commit, sent_at_s=row.sent_at_s),
             created=created,
+            is_active=row.state == "active",
+            is_resumed=True,
             page=page,
         )
 
@@ -220,6 +222,14 @@ class JournalEntry(Ledger):
         await super().not_committed()
         await self._write(self._reached())
 
+    async def upload_lost(self) -> None:
+        await super().upload_lost()
+        await self._write(self._reached())
+
+    def credentials_renewed(self, target: UploadTarget) -> None:
+        super().credentials_renewed(target)
+        self._page.writer.put(self._step(self._reached()))
+
     async def committed(self, created: CreatedModelDeployment) -> None:
         await super().committed(created)
         await self._write(self._reached())
@@ -229,15 +239,15 @@ class JournalEntry(Ledger):
 
         :raises JournalError: if it could not be written
         """
-        assert self.created is not None
-        self.created = attrs.evolve(self.created, deployment=deployment)
+        await super().active(deployment)
         await self._write("active")
 
     async def failed(self, error: BaseException) -> None:
-        """The push has failed. A commit that may have been sent, or a deployment that was made, stays what counts.
+        """The push has failed. A commit that may have been sent, or a deployment that is not what failed, stays what counts.
 
         :raises JournalError: if it could not be written
         """
+        await super().failed(error)
         reached = self._reached()
         await self._write(reached if reached in ("committing", "committed") else "failed", str(error) or type(error).__name__)
 

@@ -129,7 +129,7 @@ class BulkReport:
     @property
     def size_bytes(self) -> int:
         """Bytes of the archives that were uploaded in this run, to the end."""
-        return sum(record.size_bytes or 0 for record in self.records if record.state in ("committed", "active"))
+        return sum(record.size_bytes or 0 for record in self.records if record.uploaded_s is not None and record.state != "failed")
 
     @property
     def ok(self) -> bool:

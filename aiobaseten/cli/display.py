@@ -108,9 +108,9 @@ class Bars:
                     self._progress.reset(self._tasks[event.push_id], step="")
                 else:
                     self._tasks[event.push_id] = self._progress.add_task(escape(event.name), total=event.size_bytes, step="")
-            case UploadResumed():
-                self._progress.advance(self._tasks[event.push_id], event.size_bytes)
-            case PartUploaded():
+            case _ if event.push_id not in self._tasks:
+                self._lines(event)
+            case PartUploaded() | UploadResumed():
                 self._progress.advance(self._tasks[event.push_id], event.size_bytes)
             case UploadRestarted():
                 self._progress.reset(self._tasks[event.push_id], step="starts over")
@@ -119,8 +119,7 @@ class Bars:
             case Committed():
                 self._progress.update(self._tasks.pop(event.push_id), step="done")
             case PushFailed():
-                if event.push_id in self._tasks:
-                    self._progress.update(self._tasks[event.push_id], step="failed")
+                self._progress.update(self._tasks[event.push_id], step="failed")
             case Retrying() | Reconciling() | CredentialsRenewed() | UploadAborted() | StatusChanged():
                 self._lines(event)
             case _:

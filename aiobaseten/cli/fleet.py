@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import anyio
 import attrs
@@ -51,7 +51,7 @@ class Many:
     limit: Annotated[int | None, Parameter(help="Of the manifest at most so many, the first.", validator=Number(gte=1))] = None
     journal: Annotated[
         Path | None,
-        Parameter(help="A file from which an interrupted run goes on; with --manifest by default NAME.journal.db beside it."),
+        Parameter(help="A file from which an interrupted run goes on; with --manifest by default MANIFEST.journal.db beside it."),
     ] = None
     resume: Annotated[
         bool | None,
@@ -88,14 +88,14 @@ class Many:
         """
         if self.journal is None and self.manifest is None:
             return None
-        path = self.journal or cast("Path", self.manifest).with_suffix(".journal.db")
+        path = self.journal or Path(f"{self.manifest}.journal.db")
         exists = await anyio.Path(path).exists()
         if self.resume is True and not exists:
             raise ConfigurationError(f"--resume: there is no journal {path}")
         if self.resume is False and exists:
             async with Journal(path):
                 pass  # Nobody uses it, and all of it is in its one file now.
-            await anyio.Path(path).rename(f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+            await anyio.Path(path).rename(f"{path}.{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
         return path
 
 
@@ -133,35 +133,44 @@ class Fleet:
     async def run(self, client: Client) -> int:
         """Carry the pushes out, and return the exit code."""
         options = self._options
+        if options.report is not None:
+            _write(options.report, "")  # Where it cannot be written, that is known before the run.
         errors: list[BaseException] = []
         interrupts = 0
-        async with client.push_many(
+        failure: Exception | None = None
+        run = client.push_many(
             self._pushes,
             journal=options.journal,
             journal_credentials=options.journal_credentials,
             concurrency=options.concurrency,
             max_attempts=1 if options.manifest is None else MANIFEST_ATTEMPTS,
             wait_timeout_s=options.wait_timeout_s,
-        ) as run:
+        )
 
-            def interrupted() -> None:
-                nonlocal interrupts
-                interrupts += 1
-                if interrupts == 1:
-                    self.view.say("stopping: commits that were sent are seen through; Ctrl-C again ends at once")
-                    run.stop()
-                else:
-                    tasks.cancel_scope.cancel()
-
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_on_interrupt, interrupted)
-                with self.view.showing():
-                    async for outcome in run:
-                        if outcome.error is not None:
-                            errors.append(outcome.error)
-                        self._tell(outcome)
+        def interrupted() -> None:
+            nonlocal interrupts
+            interrupts += 1
+            if interrupts == 1:
+                self.view.say("stopping: commits that were sent are seen through; Ctrl-C again ends at once")
+                run.stop()
+            else:
                 tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_on_interrupt, interrupted)
+            try:
+                async with run:
+                    with self.view.showing():
+                        async for outcome in run:
+                            if outcome.error is not None:
+                                errors.append(outcome.error)
+                            self._tell(outcome)
+            except Exception as error:  # noqa: BLE001 - raised below, as it is and after what was done is told
+                failure = error
+            tasks.cancel_scope.cancel()
         self._end(run, is_interrupted=interrupts > 0)
+        if failure is not None:
+            raise failure
         return Exit.INTERRUPTED if interrupts else exit_for_all(errors)
 
     def _tell(self, outcome: PushOutcome) -> None:
@@ -181,13 +190,13 @@ class Fleet:
 
     def _end(self, run: PushRun, *, is_interrupted: bool) -> None:
         options, report = self._options, run.report
-        if options.report is not None:
-            what = options.manifest.path.name if options.manifest else f"{len(self._pushes)} sources"
-            _write(options.report, report_page(report, title=what))
         if options.manifest is not None or is_interrupted:
             again = shlex.join(["aiobaseten", *arguments_given.get()])
             goes_on = options.journal is not None and not (report.ok and not is_interrupted)
             self._talk.print(summary(report, retry_command=again if goes_on else None))
+        if options.report is not None:
+            what = options.manifest.path.name if options.manifest else f"{len(self._pushes)} sources"
+            _write(options.report, report_page(report, title=what))
 
 
 async def _on_interrupt(interrupted: Callable[[], None]) -> None:

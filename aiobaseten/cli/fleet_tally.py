@@ -24,6 +24,7 @@ from aiobaseten.events import (
     Retrying,
     UploadCompleted,
     UploadRestarted,
+    UploadResumed,
     UploadStarted,
 )
 
@@ -90,6 +91,7 @@ class FleetTally:
             UploadStarted: self._upload_started,
             PartUploaded: self._part_uploaded,
             UploadRestarted: self._upload_restarted,
+            UploadResumed: self._upload_resumed,
             UploadCompleted: self._upload_completed,
             CommitStarted: self._commit_started,
             Reconciling: self._reconciling,
@@ -174,6 +176,11 @@ class FleetTally:
         if flight is not None:
             flight.sent_bytes += size
             self.sent_bytes += size
+
+    def _upload_resumed(self, event: UploadResumed) -> None:
+        flight = self.in_flight.get(event.push_id)
+        if flight is not None:
+            self._recount(flight, event.size_bytes)
 
     def _upload_completed(self, event: UploadCompleted) -> None:
         flight = self.in_flight.get(event.push_id)

@@ -14,6 +14,7 @@ from aiobaseten.options import Options
 from aiobaseten.retry import Clock, retrying
 from aiobaseten.sources.base import Source
 from aiobaseten.upload.connections import Connections
+from aiobaseten.upload.log import UploadLog
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class KeyChanged(Exception):
 class Calls:
     """Makes the calls of an upload to one key.
 
+    :param log: told of credentials that were renewed
     :param renew: called when the credentials have expired; without it that is an error
     :param renewed: whether the credentials are fresh ones, which are not renewed before they were good for something
     :ivar target: with the credentials that hold now
@@ -49,6 +51,7 @@ class Calls:
         connections: Connections,
         emit: Emitter,
         push_id: str,
+        log: UploadLog,
         renew: Renew | None,
         renewed: bool,
     ) -> None:
@@ -60,6 +63,7 @@ class Calls:
         self._connections = connections
         self._emit = emit
         self._push_id = push_id
+        self._log = log
         self._renew = renew
         self._renewing = anyio.Lock()
         self._may_renew = not renewed
@@ -107,6 +111,7 @@ class Calls:
             self._emit(CredentialsRenewed(push_id=self._push_id, same_key=same_key))
             if same_key:
                 self.target = renewed
+                self._log.credentials_renewed(renewed)
             elif self._source.seekable:
                 raise KeyChanged(renewed, expired)
             else:

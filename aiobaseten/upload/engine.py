@@ -183,6 +183,7 @@ class _Upload:
             connections=self._connections,
             emit=emit,
             push_id=push_id,
+            log=log,
             renew=renew,
             renewed=renewed,
         )

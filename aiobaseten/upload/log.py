@@ -35,6 +35,10 @@ class UploadLog:
         self.place, self.target = target.place, target
         self.partial = PartialUpload(upload_id=upload_id, part_size_bytes=part_size_bytes)
 
+    def credentials_renewed(self, target: UploadTarget) -> None:
+        """The upload goes on at the same place with other credentials."""
+        self.target = target
+
     def part_uploaded(self, part: PutPart) -> None:
         """The store has taken a part of the multipart upload."""
         assert self.partial is not None

@@ -319,7 +319,7 @@ async def test_without_labels_a_commit_is_sent_again_only_if_its_name_could_be_f
         assert faulty.control.count("POST", "/v1/models") == (1 if deployment_name is None else 2)
         if not outcome.ok:
             assert isinstance(outcome.error, ab.CommitUncertain)
-            assert "no label and no name" in outcome.error.__notes__[0]
+            assert "no label and no name" in str(outcome.error)
 
 
 async def test_a_run_that_was_stopped_goes_on(faulty: Faulty, tmp_path: Path, name: str) -> None:

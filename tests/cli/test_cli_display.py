@@ -77,7 +77,7 @@ def test_lines_tell_what_is_worth_knowing() -> None:
     ]
     assert "[red]one[/red]: starts, 2.0 KiB" in lines
     assert "two: starts" in lines
-    assert "[red]one[/red]: the upload starts over under another key" in lines
+    assert "[red]one[/red]: the upload starts over" in lines
     assert "[red]one[/red]: uploaded, 2.0 KiB in 2 parts" in lines
     assert "[red]one[/red]: committed: model m, deployment d" in lines
     assert len(lines) == 11

@@ -69,7 +69,7 @@ async def test_a_manifest_is_deployed_and_goes_on_from_its_journal(
     out, err = capsys.readouterr()
     assert out == ""
     assert "2/2 done, 0 failed" in err
-    assert (manifest.parent / "deploy.journal.db").stat().st_mode & 0o777 == 0o600
+    assert (manifest.parent / "deploy.yaml.journal.db").stat().st_mode & 0o777 == 0o600
     assert await command("push", "--manifest", manifest, "--json", "--wait", "--concurrency", 2) == 0
     out, err = capsys.readouterr()
     told = records(out)
@@ -98,7 +98,7 @@ async def test_a_dry_run_checks_all_and_makes_nothing(
     assert await command("push", "--manifest", manifest, "--dry-run") == 0
     assert capsys.readouterr().out.count("would be a new model") == 6
     assert await deployments(local_stack, f"{name}-0") == 0
-    assert not (manifest.parent / "deploy.journal.db").exists()
+    assert not (manifest.parent / "deploy.yaml.journal.db").exists()
     assert await command("push", manifest.parent / "models" / "m0", "--dry-run", "--json") == 0
     assert records(capsys.readouterr().out)[0]["deployment_id"] is None
 

@@ -66,6 +66,7 @@ def test_a_failure_keeps_its_notes() -> None:
     assert known == {
         "source": "m",
         "ok": False,
+        "skipped": False,
         "seconds": 1.235,
         "error": {"type": "UploadError", "message": "no (code SlowDown)", "notes": ["could not be aborted"], "retryable": True},
     }
