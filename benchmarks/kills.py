@@ -35,7 +35,7 @@ from aiobaseten.local.object_store import UnfinishedUpload
 from aiobaseten.models import Deployment
 
 LINE_LIMIT_BYTES = MIB
-LAST_KILL_AT = 0.75
+LAST_KILL_AT = 0.6
 MOST_EVENTS_LATER, MOST_SECONDS_LATER = 20, 0.1
 RECONCILE_S = 4.0
 DONE = ("committed", "active")
@@ -165,8 +165,10 @@ async def live(settings: Settings, moment: Moment | None, commits_before: int) -
     try:
         events_left = moment.events if moment else 0
         async for line in child.stdout:
-            watch.take(json.loads(line))
-            if moment is None or commits_before + watch.commits < moment.commits:
+            told = json.loads(line)
+            watch.take(told)
+            is_due = moment is not None and commits_before + watch.commits >= moment.commits
+            if moment is None or not is_due or "event" not in told or not watch.under_way:
                 continue
             if events_left == 0:
                 await asyncio.sleep(moment.delay_s)
