@@ -160,7 +160,8 @@ class Client:
         :param max_attempts: how often a push is begun in all where its failure may pass, on top of the retries of each call
         :param wait_timeout_s: also wait until each deployment is active, for at most so many seconds each
         :param journal_credentials: keep the temporary credentials of unfinished uploads in the journal, readable by its owner only:
-            the next run can then go on with their parts, or abort them. They are removed when an upload ends
+            the next run can then go on with their parts, or abort them; so uploads that are cancelled stay at the store. They are
+            removed when an upload ends
         :raises ConfigurationError: if an argument cannot work
         """
         planes = self._open_planes()

@@ -221,7 +221,8 @@ class PushRun:
     def stop(self) -> None:
         """Take no more pushes, and end those under way, but for commits that were sent: these are seen through to their answers.
 
-        Pushes that are ended have no outcome. What they uploaded is aborted; with a journal, the next run begins them again.
+        Pushes that are ended have no outcome. What they uploaded is aborted, unless a journal keeps its credentials. The next run
+        with the journal goes on with them.
         """
         self._stopping = True
         self._taking.cancel()

@@ -98,6 +98,7 @@ class Journal:
             push_id=push_id or uuid.uuid4().hex,
             name=name,
             source=source,
+            outlives_cancellation=self._keep_credentials,
             page=_Page(row_id=self._last_id, writer=writer, clock=self._clock, keep_credentials=self._keep_credentials),
         )
         entry.begin()
@@ -140,6 +141,7 @@ class Journal:
             created=created,
             is_active=row.state == "active",
             is_resumed=True,
+            outlives_cancellation=self._keep_credentials,
             page=page,
         )
 

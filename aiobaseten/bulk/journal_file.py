@@ -295,7 +295,7 @@ class JournalFile:
         return StoredPush(PushRow(*row), [PartRow(*part) for part in parts], credentials and CredentialsRow(*credentials))
 
 
-_STEADY_COLUMNS = ("id", "key", "push_id", "name", "source")
+_STEADY_COLUMNS = ("id", "key", "name", "source")
 _UPDATES = ", ".join(f"{column} = excluded.{column}" for column in PushRow._fields if column not in _STEADY_COLUMNS)
 _UPSERT_PUSHES = f"INSERT INTO pushes VALUES {{}} ON CONFLICT (id) DO UPDATE SET {_UPDATES}"  # noqa: S608 - names of our own
 

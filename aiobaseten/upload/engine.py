@@ -9,6 +9,7 @@ attempt has left half done goes on with the parts that are missing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -248,7 +249,7 @@ class _Upload:
 
     @asynccontextmanager
     async def _aborted_on_failure(self) -> AsyncGenerator[None]:
-        """Around all of an upload. Nothing of it is left when the block fails."""
+        """Around all of an upload. Nothing of it is left when the block fails, but what the next attempt is to go on with."""
         self._emit(
             UploadStarted(
                 push_id=self._push_id,
@@ -261,6 +262,8 @@ class _Upload:
         try:
             yield
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and self._log.outlives_cancellation and self._log.partial is not None:
+                raise
             problem = await self._abort()
             if problem is not None:
                 error.add_note(problem)

@@ -24,11 +24,13 @@ class UploadLog:
     :ivar place: bucket, key and region that the archive goes to
     :ivar target: the same with its credentials, where these are still known
     :ivar partial: a multipart upload that was neither completed nor aborted
+    :ivar outlives_cancellation: whether a cancelled upload is left at the store, for the next attempt to go on with
     """
 
     place: tuple[str, str, str] | None = None
     target: UploadTarget | None = None
     partial: PartialUpload | None = None
+    outlives_cancellation: bool = False
 
     async def upload_created(self, target: UploadTarget, upload_id: str, part_size_bytes: int) -> None:
         """A multipart upload was created. Returns once that is safe: an upload whose id is lost is never cleaned up."""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from support.meddling_proxy import answer, hold, meddling_proxy
 from support.model_dirs import model_dir
 from support.processes import until
 
+from aiobaseten.bulk.journal_file import JournalFile
 from aiobaseten.cli.app import run
 from aiobaseten.local import LocalStack
 
@@ -172,8 +174,26 @@ async def test_a_report_is_written(capsys: pytest.CaptureFixture[str], manifest:
     assert text.startswith("<!doctype html>")
     assert f"{name}-3" in text
     assert "deploy.yaml" in text
+    capsys.readouterr()
     assert await command("push", "--manifest", manifest, "--report", manifest.parent / "no" / "report.html") == 2
-    assert "--report" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "--report" in err
+    assert "skipped" not in err  # told before the run
+
+
+async def test_a_full_disk_ends_the_run_in_words(
+    capsys: pytest.CaptureFixture[str], manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(JournalFile, "write", full_disk)
+    assert await command("push", "--manifest", manifest, "--concurrency", 1) == 1
+    err = capsys.readouterr().err
+    assert "database or disk is full" in err
+    assert "JournalError" in err
+    assert "To go on with what is not deployed" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
