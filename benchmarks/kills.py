@@ -4,9 +4,9 @@ A process pushes models of all sizes with a journal. It is killed (SIGKILL) at r
 journal until all is done. Then each push must be deployed exactly once, each archive must hold what its source holds, and no
 multipart upload may be left that a journal knew of. The script fails where any of it is not so.
 
-Two things a kill may leave: an upload whose id was on its way from the store to the journal, of which nobody could know any more, and one
-that the store called aborted while it still took a part of the process that was killed (S3's documentation of AbortMultipartUpload). The
-store's rules for unfinished uploads remove them.
+Two things a kill may leave: an upload whose id was on its way from the store to the journal, of which nobody could know any more,
+and one that the store called aborted while it still took a part from the process that was killed (S3's documentation of
+AbortMultipartUpload). The store's own rules for unfinished uploads remove them.
 """
 
 from __future__ import annotations
