@@ -45,7 +45,7 @@ class Committer:
         :raises TransportError: when it certainly was not sent
         """
         push_id = ledger.push_id
-        if ledger.is_resumed and (earlier := await self.find_own(ledger, request)) is not None:
+        if ledger.was_sent and (earlier := await self.find_own(ledger, request)) is not None:
             return earlier
         commit = self._commit_of(request)
         self._emit(CommitStarted(push_id=push_id, model_id=request.model_id, name=request.name))

@@ -56,7 +56,7 @@ class Ledger(UploadLog):
     :ivar sent: the last commit that may have been sent, and whose answer was not read
     :ivar created: the answer to the commit
     :ivar is_active: whether its deployment was seen to be up
-    :ivar is_resumed: whether an earlier run began it: that may have sent commits of which nothing is known here
+    :ivar was_sent: whether an earlier run has sent a commit, which may land late although no trace of it was found
     :ivar on_unsent: called whenever it is certain that no commit is under way any more
     """
 
@@ -66,7 +66,7 @@ class Ledger(UploadLog):
     sent: SentCommit | None = None
     created: CreatedModelDeployment | None = None
     is_active: bool = False
-    is_resumed: bool = False
+    was_sent: bool = False
     on_unsent: Callable[[], None] = _nothing
 
     async def prepared(self, fingerprint: str | None, target: UploadTarget | None) -> None:

@@ -121,6 +121,7 @@ class Journal:
             clock=self._clock,
             keep_credentials=self._keep_credentials,
             upload_id=row.upload_id,
+            sent_at_s=row.sent_at_s,
         )
         target = _target(place, stored.credentials)
         page.kept = target.credentials if target else None
@@ -140,7 +141,7 @@ class Journal:
             sent=None if commit is None or row.sent_at_s is None else SentCommit(commit=commit, sent_at_s=row.sent_at_s),
             created=created,
             is_active=row.state == "active",
-            is_resumed=True,
+            was_sent=row.sent_at_s is not None,
             outlives_cancellation=self._keep_credentials,
             page=page,
         )
@@ -151,6 +152,7 @@ class _Page:
     """Where an entry is written, and what is written there.
 
     :ivar upload_id: of the upload whose parts are in the file
+    :ivar sent_at_s: when a commit of this push was last sent, whatever became of it
     :ivar kept: the credentials that are in the file
     :ivar texts: JSON of values that stay the same from step to step
     """
@@ -160,6 +162,7 @@ class _Page:
     clock: Clock
     keep_credentials: bool
     upload_id: str | None = None
+    sent_at_s: float | None = None
     kept: AWSCredentials | None = None
     texts: dict[str, tuple[object, str | None]] = attrs.field(factory=dict[str, "tuple[object, str | None]"])
 
@@ -249,7 +252,10 @@ class JournalEntry(Ledger):
 
         :raises JournalError: if it could not be written
         """
+        push_id = self.push_id
         await super().failed(error)
+        if self.push_id != push_id:
+            self._page.sent_at_s = None
         reached = self._reached()
         await self._write(reached if reached in ("committing", "committed") else "failed", str(error) or type(error).__name__)
 
@@ -269,6 +275,8 @@ class JournalEntry(Ledger):
         """All that is known now, as it goes into the file."""
         self.state, self.error = state, error
         page, partial = self._page, self.partial
+        if self.sent is not None:
+            page.sent_at_s = self.sent.sent_at_s
         bucket, object_key, region = self.place or (None, None, None)
         row = PushRow(
             id=page.row_id,
@@ -285,7 +293,7 @@ class JournalEntry(Ledger):
             part_size_bytes=partial.part_size_bytes if partial else None,
             receipt=page.text("receipt", self.receipt),
             sent_commit=page.text("sent", self.sent.commit if self.sent else None),
-            sent_at_s=self.sent.sent_at_s if self.sent else None,
+            sent_at_s=page.sent_at_s,
             created=page.text("created", self.created),
             error=error,
             updated_at_s=page.clock.time(),
