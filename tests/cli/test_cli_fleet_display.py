@@ -392,7 +392,7 @@ def told(report: BulkReport, retry_command: str | None = None, width: int = 100)
 
 
 def test_the_summary_of_a_good_run_is_its_totals() -> None:
-    records = [record("a", size_bytes=65 * MiB), record("b", state="active"), record("c", state="skipped")]
+    records = [record("a", size_bytes=65 * MiB, uploaded_s=1.0), record("b", state="active"), record("c", state="skipped")]
     text = told(attrs.evolve(REPORT, records=records))
     assert [line.split() for line in text.splitlines()] == [
         [],
