@@ -70,6 +70,7 @@ class ConnectionTuner:
         """The same, unless another number than the one that is kept is being tried."""
         self._kept_rate = 0.0
         self._ramping = True
+        self._begun_s = 0.0
         self._up_wait_s, self._down_wait_s, self._quiet_s = FIRST_UP_S, FIRST_DOWN_S, FIRST_QUIET_S
         self._up_at_s = self._down_at_s = self._settled_s = self._pushed_back_s = -math.inf
         self._refused_at: int | None = None
@@ -105,6 +106,8 @@ class ConnectionTuner:
         :param in_use: connections that carry a part now
         :param wanted: whether more than the limit would have been used since the last call; a low rate says nothing otherwise
         """
+        if self._seen is None:
+            self._begun_s = now_s
         seen_s, seen_bytes, seen_cpu_s = self._seen or (now_s, sent_bytes, cpu_s)
         self._seen = (now_s, sent_bytes, cpu_s)
         if not wanted or in_use < 0.75 * self._limit or not 0 < now_s - seen_s < LOOK_S:
@@ -202,7 +205,8 @@ class ConnectionTuner:
     def _ramp(self, now_s: float) -> None:
         self._ramping = self._kept < self._at_most
         if self._ramping:
-            self._move(self._more(GROWTH_OF_SLOW if (self._part_s or 0.0) > SLOW_PART_S else GROWTH), now_s)
+            at_least_s = now_s - self._begun_s if self._part_s is None else self._part_s
+            self._move(self._more(GROWTH_OF_SLOW if at_least_s > SLOW_PART_S else GROWTH), now_s)
         else:
             self._stay(now_s, FIRST_DOWN_S * 2)
 

@@ -65,8 +65,8 @@ def best_fixed(link: Link, seconds: int, seed: int) -> float:
     return max(upload(link, FixedNumber(number), seconds=seconds, seed=seed).by(seconds) for number in FIXED_NUMBERS)
 
 
-def tuned(link: Link, seconds: int, *, seed: int = 0, at_most: int = AT_MOST) -> Run:
-    return upload(link, ConnectionTuner(at_most=at_most, processors=2), seconds=seconds, seed=seed)
+def tuned(link: Link, seconds: int, *, seed: int = 0, at_most: int = AT_MOST, start: int = 4) -> Run:
+    return upload(link, ConnectionTuner(start=start, at_most=at_most, processors=2), seconds=seconds, seed=seed)
 
 
 def limits_of(run: Run) -> set[int]:
@@ -80,6 +80,12 @@ def test_nearly_what_the_best_fixed_number_sends(name: str, seconds: int) -> Non
     assert run.by(seconds) >= 0.9 * best_fixed(LINKS[name], seconds, 0)
     assert min(limits_of(run)) >= 1
     assert max(limits_of(run)) <= AT_MOST
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_nearly_as_much_from_the_fewest_that_it_begins_with(name: str) -> None:
+    run = tuned(LINKS[name], 60, start=2)
+    assert run.by(60) >= 0.85 * best_fixed(LINKS[name], 60, 0)
 
 
 def test_store_so_slow_that_each_step_takes_a_second_to_judge() -> None:
