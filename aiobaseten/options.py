@@ -108,8 +108,8 @@ class TransferOptions:
         of that size would not hold the archive. None: 8 MiB; 12 MiB for archives of 256 MiB or more, where memory
         allows and earlier uploads of the client were fast
     :param max_connections: parts in flight at once over all uploads of a client, 1 to 1024. Each needs its part in memory: more
-        than `memory_budget_bytes` holds are of no use. None: 4 at first, 2 on a single processor, then as many as make uploads
-        faster, up to 64
+        than `memory_budget_bytes` holds are of no use. None: 4 at first, on one or two processors one more than these, then as
+        many as make uploads faster, up to 64
     :param memory_budget_bytes: the most bytes of archives held in memory at once over all uploads of a client; a part larger
         than the budget travels alone. The default, 64 MiB, is raised to a part for each connection where `max_connections` is None
         and more connections make uploads faster

@@ -39,6 +39,7 @@ from aiobaseten.retry import Clock, retrying
 MOST_WAITING = 256
 """Deployments that are waited for at once, beside the pushes under way: each is looked at every 5 s."""
 LARGE_AT_ONCE = 4
+CLOSE_TIMEOUT_S = 5.0
 
 AnyPush = Push | str | os.PathLike[str]
 Pushes = Iterable[AnyPush] | AsyncIterable[AnyPush]
@@ -279,7 +280,6 @@ class PushRun:
         finally:
             self._interrupted += outcome is None
             self._flights.discard(flight)
-            self._timeline.end(flight.track)
             flight.place.release()
 
     async def _outcome(self, push: Push, flight: _Flight, key: str | InvalidPush) -> PushOutcome:
@@ -290,12 +290,11 @@ class PushRun:
         state: State = "committed"
         try:
             flight.keep_in(await self._ledger(push, key))
-            ledger = track.ledger
-            self._timeline.begin(track)
-            skipped = ledger.created is not None
-            result = self._earlier_result(push, ledger) or await self._push(push, flight)
+            skipped = track.ledger.created is not None
+            with self._timeline.following(track):
+                result = self._earlier_result(push, track.ledger) or await self._push(push, flight)
             timeout_s = self._options.wait_timeout_s
-            if timeout_s is not None and not ledger.is_active and not self._stopping:
+            if timeout_s is not None and not track.ledger.is_active and not self._stopping:
                 with flight.waiting:
                     result = await self._until_active(flight, result, timeout_s)
                     state = "active"
@@ -395,7 +394,7 @@ def _iterator_of(pushes: Pushes) -> AsyncIterator[AnyPush]:
 
 async def _close(pushes: AsyncIterator[AnyPush]) -> None:
     if isinstance(pushes, AsyncGenerator):
-        with anyio.CancelScope(shield=True), suppress(Exception):
+        with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True), suppress(Exception):
             await pushes.aclose()
 
 

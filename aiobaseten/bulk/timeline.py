@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import attrs
 
@@ -65,11 +66,15 @@ class Timeline:
         """Seconds since the run began."""
         return self._monotonic() - self._began_s
 
-    def begin(self, track: Track) -> None:
-        self._tracks[track.ledger.push_id] = track
-
-    def end(self, track: Track) -> None:
-        self._tracks.pop(track.ledger.push_id, None)
+    @contextmanager
+    def following(self, track: Track) -> Generator[None]:
+        """Take the events of a push for its track."""
+        push_id = track.ledger.push_id
+        self._tracks[push_id] = track
+        try:
+            yield
+        finally:
+            self._tracks.pop(push_id, None)
 
     @property
     def throughput(self) -> Throughput:

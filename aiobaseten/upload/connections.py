@@ -42,7 +42,7 @@ class Connections:
         self._part_size_bytes = options.part_size_bytes or DEFAULT_PART_SIZE_BYTES
         in_memory = MOST if self._may_raise_budget else max(1, min(MOST, self._budget_bytes // self._part_size_bytes))
         processors = usable_processors()
-        start = min(MOST_AT_FIRST, 2 * processors)
+        start = min(MOST_AT_FIRST, processors + 1)
         self._tuner = None
         if options.max_connections is None:
             self._tuner = ConnectionTuner(start=start, at_most=in_memory, processors=processors)

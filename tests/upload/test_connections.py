@@ -45,7 +45,7 @@ class Scene:
 
 async def test_more_connections_where_they_pay_and_memory_for_them() -> None:
     scene = Scene(TransferOptions(), 10 * MiB)
-    assert scene.connections.limit == min(MOST_AT_FIRST, 2 * usable_processors())
+    assert scene.connections.limit == min(MOST_AT_FIRST, usable_processors() + 1)
     await scene.pass_time(20)
     assert scene.connections.limit > 16
     scene.connections.expect_parts_of(8 * MiB)

@@ -82,10 +82,12 @@ def test_nearly_what_the_best_fixed_number_sends(name: str, seconds: int) -> Non
     assert max(limits_of(run)) <= AT_MOST
 
 
+@pytest.mark.parametrize("start", [2, 3])
 @pytest.mark.parametrize("name", LINKS)
-def test_nearly_as_much_from_the_fewest_that_it_begins_with(name: str) -> None:
-    run = tuned(LINKS[name], 60, start=2)
-    assert run.by(60) >= 0.85 * best_fixed(LINKS[name], 60, 0)
+def test_nearly_as_much_from_fewer_to_begin_with(name: str, start: int) -> None:
+    """As on one or two processors: a ramp is longer, and weighs less in a minute."""
+    run = tuned(LINKS[name], 60, start=start)
+    assert run.by(60) >= 0.88 * best_fixed(LINKS[name], 60, 0)
 
 
 def test_store_so_slow_that_each_step_takes_a_second_to_judge() -> None:
