@@ -11,17 +11,16 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
 from support.clock import FakeClock
+from support.commands import command, point_at, records
 from support.model_dirs import model_dir
 from support.processes import processes_of, until
 from support.terminals import output_and_terminal
 
-from aiobaseten.cli.app import run
 from aiobaseten.events import Committed
 from aiobaseten.local import LocalStack
 
@@ -32,10 +31,7 @@ MiB = 1024 * 1024
 
 @pytest.fixture(autouse=True)
 def environment(local_stack: LocalStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("BASETEN_API_KEY", local_stack.api_key)
-    monkeypatch.setenv("AIOBASETEN_BASE_URL", local_stack.base_url)
-    monkeypatch.setenv("AIOBASETEN_S3_ENDPOINT_URL", local_stack.s3_endpoint_url)
+    point_at(local_stack, monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -46,17 +42,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return fake
 
 
-async def command(*arguments: object) -> int:
-    return await anyio.to_thread.run_sync(run, [str(argument) for argument in arguments])
-
-
 def printed(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     captured = capsys.readouterr()
     return captured.out, captured.err
-
-
-def records(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 async def test_push_prints_what_was_made(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:

@@ -11,16 +11,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
+from support.commands import command, point_at, records
 from support.meddling_proxy import answer, hold, meddling_proxy
 from support.model_dirs import model_dir
 from support.processes import until
 
 from aiobaseten.bulk.journal_file import JournalFile
-from aiobaseten.cli.app import run
 from aiobaseten.local import LocalStack
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -30,10 +29,7 @@ MiB = 1024 * 1024
 
 @pytest.fixture(autouse=True)
 def environment(local_stack: LocalStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("BASETEN_API_KEY", local_stack.api_key)
-    monkeypatch.setenv("AIOBASETEN_BASE_URL", local_stack.base_url)
-    monkeypatch.setenv("AIOBASETEN_S3_ENDPOINT_URL", local_stack.s3_endpoint_url)
+    point_at(local_stack, monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -48,14 +44,6 @@ def manifest(tmp_path: Path, name: str) -> Path:
 
 def write(manifest: Path, text: str) -> None:
     manifest.write_text(text)
-
-
-async def command(*arguments: object) -> int:
-    return await anyio.to_thread.run_sync(run, [str(argument) for argument in arguments])
-
-
-def records(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 async def deployments(stack: LocalStack, name: str) -> int:
