@@ -18,7 +18,7 @@ from aiobaseten.api import ControlPlane, Endpoints, check_base_url, find_api_key
 from aiobaseten.bulk import BulkReport, Journal, Pushes, PushRun
 from aiobaseten.errors import ConfigurationError, InvalidPush, Problem
 from aiobaseten.events import Emitter, Observer
-from aiobaseten.lookup import ModelLookup, SharedLookup
+from aiobaseten.lookup import SharedLookup
 from aiobaseten.models import (
     CreatedModelDeployment,
     Deployment,
@@ -170,13 +170,13 @@ class Client:
         async def wait(result: PushResult, timeout_s: float) -> Deployment:
             return await self.wait_until_active(result.model.id, result.deployment.id, timeout_s=timeout_s)
 
-        def make_pusher(emit: Emitter, lookup: ModelLookup, large: anyio.Semaphore) -> Pusher:
+        def make_pusher(emit: Emitter, large: anyio.Semaphore) -> Pusher:
+            lookup = SharedLookup(planes.api, emit)
             return Pusher(planes.api, planes.engine, self._options, self._clock, emit, lookup=lookup, large=large)
 
         return PushRun(
             pushes,
             make_pusher=make_pusher,
-            make_lookup=lambda emit: SharedLookup(planes.api, emit),
             wait=wait,
             options=options,
             retry=attrs.evolve(self._options.retry, max_attempts=options.max_attempts),

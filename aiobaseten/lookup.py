@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import anyio
 import attrs
@@ -33,15 +33,16 @@ class ModelLookup:
         self._api = api
         self._emit = emit
 
-    def model(self, push_id: str, name: str, team_id: str | None, seat: Seat) -> AbstractAsyncContextManager[NamedModel]:
+    @asynccontextmanager
+    async def model(self, push_id: str, name: str, team_id: str | None, seat: Seat) -> AsyncGenerator[NamedModel]:
         """Around a push to a name: the model of that name in the team, or in the default team; the only one there is, where no team
         is named.
 
         :param seat: given away while another push makes the model
         :raises InvalidPush: if several teams have such a model, and none of them is the default team
         """
-        del seat
-        return self._asked(push_id, name, team_id)
+        del seat  # No other push is waited for.
+        yield NamedModel(await self.find(push_id, name, team_id))
 
     def learn(self, model: Model, team_id: str | None) -> None:
         """A push with this `team_id`, or with none, has made or found this model."""
@@ -58,10 +59,6 @@ class ModelLookup:
             return in_default_team[0]
         owners = ", ".join(sorted(model.team_name for model in models))
         raise InvalidPush(problems=[Problem("$.team_id", f"is needed: the teams {owners} each have a model named {name!r}")])
-
-    @asynccontextmanager
-    async def _asked(self, push_id: str, name: str, team_id: str | None) -> AsyncGenerator[NamedModel]:
-        yield NamedModel(await self.find(push_id, name, team_id))
 
     async def _teams(self, push_id: str) -> tuple[Team, ...]:
         return await self._api.list_teams(on_retry=self._on_retry(push_id, "list_teams"))
@@ -83,14 +80,11 @@ class SharedLookup(ModelLookup):
         self._all_teams: tuple[Team, ...] | None = None
         self._asking_for_teams = anyio.Lock()
 
-    def model(self, push_id: str, name: str, team_id: str | None, seat: Seat) -> AbstractAsyncContextManager[NamedModel]:
-        return self._remembered(push_id, name, team_id, seat)
-
     def learn(self, model: Model, team_id: str | None) -> None:
         self._models[model.name, team_id] = model
 
     @asynccontextmanager
-    async def _remembered(self, push_id: str, name: str, team_id: str | None, seat: Seat) -> AsyncGenerator[NamedModel]:
+    async def model(self, push_id: str, name: str, team_id: str | None, seat: Seat) -> AsyncGenerator[NamedModel]:
         key = name, team_id
         if key not in self._models:
             async with self._turn(key, seat):

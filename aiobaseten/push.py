@@ -29,7 +29,14 @@ from aiobaseten.errors import ApiError, BasetenError, InvalidPush, Problem, Uplo
 from aiobaseten.events import Emitter, Prepared, PushFailed, PushStarted, UploadAborted, retry_reporter
 from aiobaseten.ledger import Ledger
 from aiobaseten.lookup import ModelLookup, NamedModel
-from aiobaseten.models import Deployment, DeploymentArchivePayload, Model, PrepareModelUploadRequest, UploadTarget
+from aiobaseten.models import (
+    CreatedModelDeployment,
+    Deployment,
+    DeploymentArchivePayload,
+    Model,
+    PrepareModelUploadRequest,
+    UploadTarget,
+)
 from aiobaseten.options import MiB, Options
 from aiobaseten.retry import Clock
 from aiobaseten.seat import OwnSeat, Seat, acquire
@@ -149,7 +156,7 @@ class _Attempt:
 
     :param keeps_steps: whether another attempt may go on from the ledger
     :ivar reused_upload: whether the archive was uploaded by an earlier attempt
-    :ivar was_refused: whether a commit has been tried before
+    :ivar tried_commit: whether a commit has been tried before
     """
 
     push: Push
@@ -157,7 +164,7 @@ class _Attempt:
     seat: Seat
     keeps_steps: bool = attrs.field(kw_only=True)
     reused_upload: bool = False
-    was_refused: bool = False
+    tried_commit: bool = False
 
 
 class Pusher:
@@ -194,7 +201,7 @@ class Pusher:
         attempt = _Attempt(push, ledger or Ledger(push_id=push_id_of(push)), seat or OwnSeat(), keeps_steps=ledger is not None)
         ledger = attempt.ledger
         try:
-            if ledger.sent is not None and (created := await self._committer.settle(ledger, ledger.sent)) is not None:
+            if (created := await self._made_before(ledger)) is not None:
                 self._lookup.learn(created.model, push.team_id)
                 return PushResult(push_id=ledger.push_id, model=created.model, deployment=created.deployment, upload=ledger.receipt)
             async with await open_source(push.source, symlinks=push.symlinks) as source:
@@ -207,6 +214,12 @@ class Pusher:
         except BaseException as error:
             self._emit(PushFailed(push_id=ledger.push_id, error=str(error) or type(error).__name__))
             raise
+
+    async def _made_before(self, ledger: Ledger) -> CreatedModelDeployment | None:
+        """What an earlier run has made of the push: known, or now found."""
+        if ledger.created is not None or ledger.sent is None:
+            return ledger.created
+        return await self._committer.settle(ledger, ledger.sent)
 
     async def _can_begin_again(self, attempt: _Attempt, refused: ApiError) -> bool:
         """Whether a commit was refused for what another attempt would find otherwise."""
@@ -260,11 +273,11 @@ class Pusher:
                     size_bytes=source.size_bytes,
                 )
             )
-            created = await self._committer.find_own(ledger, request) if attempt.was_refused else None
+            created = await self._committer.find_own(ledger, request) if attempt.tried_commit else None
             receipt = None
             if created is None:
                 receipt = await self._upload(attempt, request, source)
-                attempt.was_refused = True
+                attempt.tried_commit = True
                 created = await self._committer.commit(
                     ledger, request, receipt.key if receipt else None, disable_archive_download=push.disable_archive_download
                 )

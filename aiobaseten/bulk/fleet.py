@@ -27,10 +27,9 @@ from aiobaseten.bulk.identity import Identities, label_of
 from aiobaseten.bulk.journal import Journal
 from aiobaseten.bulk.report import BulkReport, PushOutcome, PushRecord, State
 from aiobaseten.bulk.timeline import Timeline, Track
-from aiobaseten.errors import AuthenticationError, BasetenError, ConfigurationError, InvalidPush, JournalError
+from aiobaseten.errors import AuthenticationError, BasetenError, ConfigurationError, JournalError
 from aiobaseten.events import Emitter, Event, Prepared, retry_reporter
 from aiobaseten.ledger import Ledger
-from aiobaseten.lookup import ModelLookup
 from aiobaseten.models import Deployment
 from aiobaseten.options import RetryOptions, RunOptions
 from aiobaseten.push import Push, Pusher, PushResult, push_id_of
@@ -104,8 +103,7 @@ class PushRun:
         self,
         pushes: Pushes,
         *,
-        make_pusher: Callable[[Emitter, ModelLookup, anyio.Semaphore], Pusher],
-        make_lookup: Callable[[Emitter], ModelLookup],
+        make_pusher: Callable[[Emitter, anyio.Semaphore], Pusher],
         wait: Callable[[PushResult, float], Awaitable[Deployment]],
         options: RunOptions,
         retry: RetryOptions,
@@ -120,9 +118,7 @@ class PushRun:
         self._journal = journal
         self._clock = clock
         self._emit = emit
-        emit_all = Emitter(self._observe)
-        self._lookup = make_lookup(emit_all)
-        self._pusher = make_pusher(emit_all, self._lookup, anyio.Semaphore(LARGE_AT_ONCE))
+        self._pusher = make_pusher(Emitter(self._observe), anyio.Semaphore(LARGE_AT_ONCE))
         self._timeline = Timeline(clock.monotonic)
         self._started_at = self._now()
         self._identities = Identities()
@@ -251,14 +247,14 @@ class PushRun:
         finally:
             await _close(self._pushes)
 
-    async def _key(self, push: Push) -> str | InvalidPush:
+    async def _key(self, push: Push) -> str | Exception:
         """What the journal knows the push by, or why it cannot."""
         try:
             return "" if self._journal is None else await self._identities.key(push)
-        except InvalidPush as refused:
+        except Exception as refused:  # noqa: BLE001 - the push will fail with it, and alone
             return refused
 
-    async def _carry_out(self, push: Push, number: int, key: str | InvalidPush, send: MemoryObjectSendStream[PushOutcome]) -> None:
+    async def _carry_out(self, push: Push, number: int, key: str | Exception, send: MemoryObjectSendStream[PushOutcome]) -> None:
         """One push, from the moment it has a place until its outcome was taken."""
         flight = _Flight(
             track=Track(number=number, name=push.name or label_of(push), source=label_of(push), began_s=self._timeline.now_s()),
@@ -282,7 +278,7 @@ class PushRun:
             self._flights.discard(flight)
             flight.place.release()
 
-    async def _outcome(self, push: Push, flight: _Flight, key: str | InvalidPush) -> PushOutcome:
+    async def _outcome(self, push: Push, flight: _Flight, key: str | Exception) -> PushOutcome:
         track = flight.track
         result: PushResult | None = None
         error: Exception | None = None
@@ -292,7 +288,7 @@ class PushRun:
             flight.keep_in(await self._ledger(push, key))
             skipped = track.ledger.created is not None
             with self._timeline.following(track):
-                result = self._earlier_result(push, track.ledger) or await self._push(push, flight)
+                result = await self._push(push, flight)
             timeout_s = self._options.wait_timeout_s
             if timeout_s is not None and not track.ledger.is_active and not self._stopping:
                 with flight.waiting:
@@ -308,8 +304,8 @@ class PushRun:
             await self._note_failure(track.ledger, error)
         return PushOutcome(push=push, result=result, error=error, skipped=skipped, record=record)
 
-    async def _ledger(self, push: Push, key: str | InvalidPush) -> Ledger:
-        if isinstance(key, InvalidPush):
+    async def _ledger(self, push: Push, key: str | Exception) -> Ledger:
+        if isinstance(key, Exception):
             raise key
         push_id = push_id_of(push)
         if self._journal is None:
@@ -321,7 +317,7 @@ class PushRun:
         track = flight.track
 
         async def attempt() -> PushResult:
-            track.attempts += 1
+            track.attempts += track.ledger.created is None
             return await self._pusher.push(push, track.ledger, seat=flight)
 
         def may_repeat(error: BaseException) -> bool:
@@ -364,14 +360,6 @@ class PushRun:
         if not isinstance(refused, AuthenticationError):
             return False
         return refused.status == HTTPStatus.UNAUTHORIZED or not self._any_prepared
-
-    def _earlier_result(self, push: Push, ledger: Ledger) -> PushResult | None:
-        """The result of a push that an earlier run has committed."""
-        created = ledger.created
-        if created is None:
-            return None
-        self._lookup.learn(created.model, push.team_id)
-        return PushResult(push_id=ledger.push_id, model=created.model, deployment=created.deployment, upload=ledger.receipt)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.time(), UTC)

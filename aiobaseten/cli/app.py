@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +21,7 @@ from rich.console import Console
 from aiobaseten.bulk import manifest_schema
 from aiobaseten.cli.connection import Connection, Transfer
 from aiobaseten.cli.display import display_for
-from aiobaseten.cli.fleet import Fleet, FleetOptions, Many, arguments_given
+from aiobaseten.cli.fleet import Fleet, FleetOptions, Many, arguments_given, view_for
 from aiobaseten.cli.outcome import Exit, Outcome, exit_for, exit_for_all, print_lines
 from aiobaseten.client import Client
 from aiobaseten.errors import BasetenError, InvalidPush
@@ -134,14 +133,14 @@ async def push(
         raise InvalidPush("with --manifest, its models' own settings hold: leave the options of single pushes out")
     manifest = await many.load()
     at_once = concurrency or (4 if manifest is None else 64)
-    async with AsyncExitStack() as closing:
-        pushes = target.pushes(sources or (), symlinks)
+    pushes = target.pushes(sources or (), symlinks)
+    talk = _talk()
+    view = None if dry_run else view_for(manifest, talk)
+    async with connection.client(transfer.options(), observer=view) as client:
         if manifest is not None:
-            asking = await closing.enter_async_context(connection.client(TransferOptions()))
-            manifest = await manifest.with_teams(lambda name: _team_id(asking, name))
+            manifest = await manifest.with_teams(lambda name: _team_id(client, name))
             pushes = [entry.push for entry in manifest.entries]
-        if dry_run:
-            client = await closing.enter_async_context(connection.client(TransferOptions()))
+        if view is None:
             return await _each(pushes, client.check, at_once, json_lines)
         options = FleetOptions(
             manifest=manifest,
@@ -152,8 +151,7 @@ async def push(
             json_lines=json_lines,
             report=many.report,
         )
-        fleet = Fleet(pushes, options, _talk())
-        return await fleet.run(await closing.enter_async_context(connection.client(transfer.options(), observer=fleet.view)))
+        return await Fleet(pushes, options, talk, view).run(client)
 
 
 async def _team_id(client: Client, name: str) -> str | None:

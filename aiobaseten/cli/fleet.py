@@ -112,23 +112,24 @@ class FleetOptions:
     report: Path | None
 
 
+def view_for(manifest: Manifest | None, talk: Console) -> View:
+    """A view of the whole run of a manifest; of sources that were given one by one, a view of each."""
+    if manifest is None:
+        return display_for(talk)
+    sizes = [entry.size_bytes for entry in manifest.entries]
+    known = [size for size in sizes if size is not None]
+    total_bytes = sum(known) if len(known) == len(sizes) else None
+    return fleet_view(talk, total_pushes=len(sizes), total_bytes=total_bytes)
+
+
 class Fleet:
     """One run, from its first push to the last line that is printed."""
 
-    def __init__(self, pushes: Sequence[Push], options: FleetOptions, talk: Console) -> None:
+    def __init__(self, pushes: Sequence[Push], options: FleetOptions, talk: Console, view: View) -> None:
         self._pushes = pushes
         self._options = options
         self._talk = talk
-        self.view = self._view()
-
-    def _view(self) -> View:
-        manifest = self._options.manifest
-        if manifest is None:
-            return display_for(self._talk)
-        sizes = [entry.size_bytes for entry in manifest.entries]
-        known = [size for size in sizes if size is not None]
-        total_bytes = sum(known) if len(known) == len(sizes) else None
-        return fleet_view(self._talk, total_pushes=len(self._pushes), total_bytes=total_bytes)
+        self._view = view
 
     async def run(self, client: Client) -> int:
         """Carry the pushes out, and return the exit code."""
@@ -151,7 +152,7 @@ class Fleet:
             nonlocal interrupts
             interrupts += 1
             if interrupts == 1:
-                self.view.say("stopping: commits that were sent are seen through; Ctrl-C again ends at once")
+                self._view.say("stopping: commits that were sent are seen through; Ctrl-C again ends at once")
                 run.stop()
             else:
                 tasks.cancel_scope.cancel()
@@ -160,7 +161,7 @@ class Fleet:
             tasks.start_soon(_on_interrupt, interrupted)
             try:
                 async with run:
-                    with self.view.showing():
+                    with self._view.showing():
                         async for outcome in run:
                             if outcome.error is not None:
                                 errors.append(outcome.error)
@@ -174,7 +175,7 @@ class Fleet:
         return Exit.INTERRUPTED if interrupts else exit_for_all(errors)
 
     def _tell(self, outcome: PushOutcome) -> None:
-        self.view.ended(outcome)
+        self._view.ended(outcome)
         told = Outcome(
             source=outcome.record.source,
             seconds=outcome.record.ended_s - outcome.record.began_s,

@@ -308,8 +308,12 @@ class Unfriendly:
         raise RuntimeError("no name either")
 
 
-async def test_a_source_that_breaks_whatever_touches_it_fails_alone(faulty: Faulty, tmp_path: Path, name: str) -> None:
-    outcomes, _ = await run(faulty.client, [Unfriendly(), model_dir(tmp_path / "model", name)])
+@pytest.mark.parametrize("with_journal", [False, True])
+async def test_a_source_that_breaks_whatever_touches_it_fails_alone(
+    faulty: Faulty, tmp_path: Path, name: str, with_journal: bool
+) -> None:
+    journal = tmp_path / "journal.db" if with_journal else None
+    outcomes, _ = await run(faulty.client, [Unfriendly(), model_dir(tmp_path / "model", name)], journal)
     assert sorted(outcome.ok for outcome in outcomes) == [False, True]
 
 
