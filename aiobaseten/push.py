@@ -359,7 +359,7 @@ class Pusher:
         if name is None and push.model_id is None:
             name = model_name_in(deployment.config)
         request = PrepareModelUploadRequest(deployment=deployment, name=name, model_id=push.model_id, team_id=push.team_id)
-        if problems := [*_push_problems(push), *rules.find_problems(request)]:
+        if problems := [*push_problems(push), *rules.find_problems(request)]:
             raise InvalidPush(problems=problems)
         return request
 
@@ -436,7 +436,8 @@ def _to_model(push: Push, request: PrepareModelUploadRequest, model: Model | Non
     return attrs.evolve(request, name=None, team_id=None, model_id=model.id)
 
 
-def _push_problems(push: Push) -> Iterator[Problem]:
+def push_problems(push: Push) -> Iterator[Problem]:
+    """What is wrong with a push beyond the request that it makes."""
     if push.existing not in ("deploy", "error"):
         yield Problem("$.existing", f"must be 'deploy' or 'error', not {push.existing!r}")
     if not isinstance(push.disable_archive_download, bool):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers without type checks

@@ -18,6 +18,7 @@ from aiobaseten.bulk.manifest_lines import Lines, Path
 from aiobaseten.bulk.manifest_text import ManifestText
 from aiobaseten.errors import Problem
 from aiobaseten.models import DeploymentArchivePayload, PrepareModelUploadRequest
+from aiobaseten.push import Push, push_problems
 from aiobaseten.sources import model_name_in
 from aiobaseten.sources.config import is_file_name
 from aiobaseten.sources.files import printable
@@ -301,13 +302,12 @@ def broken_rules(settings: ModelSettings, config: Mapping[str, Any] | None) -> I
         model_id=settings.model_id,
         team_id=settings.team_id if settings.team is None else settings.team,
     )
-    for problem in rules.find_problems(request):
+    push = Push("", model_id=settings.model_id, disable_archive_download=settings.disable_archive_download)
+    for problem in [*rules.find_problems(request), *push_problems(push)]:
         field, _, rest = problem.path.removeprefix("$.deployment.").removeprefix("$.").partition(".")
         if field == "team_id" and settings.team is not None:
             field = "team"
         yield ((field, rest) if rest else (field,)), problem.rule
-    if settings.disable_archive_download and settings.model_id is not None:
-        yield ("disable_archive_download",), "is fixed when a model is made, and model_id names an existing model"
 
 
 def add_broken_rules(
