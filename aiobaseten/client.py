@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+import aiohttp
 import anyio
 import attrs
 
@@ -34,7 +36,7 @@ from aiobaseten.options import Options, RunOptions
 from aiobaseten.push import CheckResult, Push, Pusher, PushResult
 from aiobaseten.retry import Clock
 from aiobaseten.sources import SourceLike, open_source
-from aiobaseten.upload import S3, Transport, UploadEngine, UploadReceipt, UploadRehearsal
+from aiobaseten.upload import POOL_CLASSES, S3, Transport, UploadEngine, UploadReceipt, UploadRehearsal
 from aiobaseten.wait import check_timeout_s, wait_until_active
 
 DEFAULT_BASE_URL = "https://api.baseten.co"
@@ -72,6 +74,8 @@ class Client:
         self._auth_scheme: Literal["Bearer", "Api-Key"] = auth_scheme
         self._options = options
         self._clock = Clock()
+        self._connector: Callable[..., aiohttp.BaseConnector] = aiohttp.TCPConnector
+        self._pools: Mapping[str, Any] = POOL_CLASSES
         self._emit = Emitter(observer)
         self._planes: _Planes | None = None
         self._closing = AsyncExitStack()
@@ -95,9 +99,10 @@ class Client:
                 auth_scheme=self._auth_scheme,
                 options=self._options,
                 clock=self._clock,
+                connector=self._connector,
             )
         )
-        transport = Transport(self._options)
+        transport = Transport(self._options, self._pools)
         self._closing.push_async_callback(transport.aclose)
         s3 = S3(self._s3_endpoint_url, self._options, transport)
         api = Endpoints(control_plane)

@@ -89,6 +89,7 @@ class ControlPlane:
 
     :param base_url: https, or http to this machine; a path prefix is kept
     :param auth_scheme: of the ``Authorization`` header
+    :param connector: makes the connections, with the arguments of aiohttp's own
     :raises ConfigurationError: if an argument cannot work; when it is opened, if `Options.ca_bundle` or the environment's proxy
         cannot be used
     """
@@ -101,12 +102,14 @@ class ControlPlane:
         auth_scheme: AuthScheme = "Bearer",
         options: Options = Options(),  # noqa: B008 - frozen
         clock: Clock = Clock(),  # noqa: B008 - frozen
+        connector: Callable[..., aiohttp.BaseConnector] = aiohttp.TCPConnector,
     ) -> None:
         if auth_scheme not in get_args(AuthScheme):
             raise ConfigurationError(f"auth_scheme must be 'Bearer' or 'Api-Key', not {auth_scheme!r}")
         self.base_url = check_base_url(base_url)
         self.options = options
         self.clock = clock
+        self._connector = connector
         self._api_key = check_api_key(api_key, "the argument api_key")
         # Given with each request: a session's headers aiohttp sends to the proxy too, the key among them.
         self._headers = CIMultiDict(
@@ -129,7 +132,7 @@ class ControlPlane:
         self._loop = asyncio.get_running_loop()
         self._session = aiohttp.ClientSession(
             # Slots bound the connections: aiohttp's own limit would count the wait for one into the time limit for connecting.
-            connector=aiohttp.TCPConnector(limit=0, ssl=tls),
+            connector=self._connector(limit=0, ssl=tls),
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=timeouts.connect_s, sock_connect=timeouts.connect_s, sock_read=timeouts.read_s
             ),

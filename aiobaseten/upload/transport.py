@@ -78,10 +78,14 @@ class Sent:
 
 
 class Transport:
-    """Connections to the object store, and the threads that use them."""
+    """Connections to the object store, and the threads that use them.
 
-    def __init__(self, options: Options) -> None:
+    :param pools: the class of connection pools for each scheme
+    """
+
+    def __init__(self, options: Options, pools: Mapping[str, Any] = POOL_CLASSES) -> None:
         self._options = options
+        self._pools = pools
         self._routes: dict[str, _Route] = {}
         self._making_route = threading.Lock()
         limit = options.transfer.bandwidth_limit_bytes_per_s
@@ -197,7 +201,7 @@ class Transport:
     def _route_to(self, origin: str) -> _Route:
         with self._making_route:
             if origin not in self._routes:
-                self._routes[origin] = _make_route(origin, self._options)
+                self._routes[origin] = _make_route(origin, self._options, self._pools)
             return self._routes[origin]
 
 
@@ -212,7 +216,7 @@ class _Route:
     wants_whole_url: bool
 
 
-def _make_route(origin: str, options: Options) -> _Route:
+def _make_route(origin: str, options: Options, pools: Mapping[str, Any]) -> _Route:
     tls = _network.tls_context(options.ca_bundle, options.client_cert)
     proxy = _network.proxy_for(origin)
     if proxy is None:
@@ -221,7 +225,7 @@ def _make_route(origin: str, options: Options) -> _Route:
         manager = urllib3.ProxyManager(
             str(proxy.url), maxsize=MAX_IDLE_CONNECTIONS, ssl_context=tls, proxy_ssl_context=tls, proxy_headers=proxy.headers
         )
-    manager.pool_classes_by_scheme = POOL_CLASSES
+    manager.pool_classes_by_scheme = dict(pools)
     return _Route(pool=manager.connection_from_url(origin), wants_whole_url=proxy is not None and origin.startswith("http:"))
 
 

@@ -1,0 +1,172 @@
+"""An HTTP server before each plane of a local stack, through which calls pass to be hindered."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import anyio
+from aiohttp import hdrs, web
+from yarl import URL
+
+from aiobaseten.local.calls import Call, control_plane_call, s3_call
+from aiobaseten.local.fault_plan import FaultPlan
+from aiobaseten.local.faults import Reply
+
+LOOPBACK = "127.0.0.1"
+TRICKLE_S = 0.01
+SHUTDOWN_LIMIT_S = 0.1
+
+_LINGER_NOT = struct.pack("ii", 1, 0)
+_OF_ONE_CONNECTION = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "proxy-connection", "upgrade", "te", "trailer"}
+)
+
+
+@asynccontextmanager
+async def fault_proxy(upstream: str, plan: FaultPlan, *, is_s3: bool) -> AsyncGenerator[str]:
+    """Serve until the block ends. Yields the URL to use in place of `upstream`."""
+    async with aiohttp.ClientSession(
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=None),
+    ) as session:
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await _pass_on(request, session, upstream, plan, is_s3=is_s3)
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handle, expect_handler=_let_wait)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_LIMIT_S)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, LOOPBACK, 0, backlog=1024).start()
+            yield f"http://{LOOPBACK}:{runner.addresses[0][1]}"
+        finally:
+            with anyio.CancelScope(shield=True):
+                await runner.cleanup()
+
+
+async def _let_wait(_: web.Request) -> None:
+    """Whoever asks first whether its body is wanted is told so when it is."""
+
+
+async def _pass_on(
+    request: web.Request, session: aiohttp.ClientSession, upstream: str, plan: FaultPlan, *, is_s3: bool
+) -> web.StreamResponse:
+    call = s3_call(request.method, request.query) if is_s3 else control_plane_call(request.method, request.path)
+    held = HeldExchange(request, session, upstream, call, is_s3=is_s3)
+    number = request.query.get("partNumber", "") if call == "UploadPart" else ""
+    fault = None if call is None else plan.on_arrival(call, int(number) if number.isdecimal() else None)
+    if fault is None:
+        await held.answer(await held.forward())
+    else:
+        await fault.strike(held)
+    return held.response
+
+
+class HeldExchange:
+    """A request that has come, as `aiobaseten.local.faults.Exchange`."""
+
+    def __init__(
+        self, request: web.Request, session: aiohttp.ClientSession, upstream: str, call: Call | None, *, is_s3: bool
+    ) -> None:
+        self.is_s3 = is_s3
+        self.response: web.StreamResponse = web.Response()
+        self._call: Call | None = call
+        self._request = request
+        self._session = session
+        self._upstream = upstream
+        self._asked_first = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+
+    @property
+    def call(self) -> Call:
+        assert self._call is not None
+        return self._call
+
+    @property
+    def is_gone(self) -> bool:
+        transport = self._request.transport
+        return transport is None or transport.is_closing()
+
+    async def read_body(self, share: float = 1.0) -> None:
+        wanted_bytes = int((self._request.content_length or 0) * share)
+        async for piece in self._body():
+            wanted_bytes -= len(piece)
+            if wanted_bytes <= 0 and share < 1:
+                return
+
+    async def forward(self, *, flip_bit: bool = False) -> Reply:
+        request = self._request
+        headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _OF_ONE_CONNECTION]
+        length = request.headers.get(hdrs.CONTENT_LENGTH)
+        if length is not None:
+            headers.append((hdrs.CONTENT_LENGTH, length))
+        body = self._body()
+        try:
+            async with self._session.request(
+                request.method,
+                URL(self._upstream + request.raw_path, encoded=True),
+                headers=headers,
+                data=(_damaged(body) if flip_bit else body) if request.body_exists else None,
+                allow_redirects=False,
+                skip_auto_headers=(hdrs.CONTENT_TYPE, hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING),
+            ) as response:
+                told = {name: value for name, value in response.headers.items() if name.lower() not in _OF_ONE_CONNECTION}
+                return Reply(status=response.status, headers=told, body=await response.read())
+        except (aiohttp.ClientError, ConnectionError) as error:
+            return Reply(status=502, headers={"Content-Type": "text/plain"}, body=f"{self._upstream}: {error!r}".encode())
+
+    def reset(self) -> None:
+        transport = self._request.transport
+        if transport is not None:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            transport.abort()
+
+    async def send_raw(self, reply: Reply, *, share: float = 1.0, bytes_per_s: float | None = None) -> None:
+        head = [f"HTTP/1.1 {reply.status} {web.Response(status=reply.status).reason}"]
+        head += [f"{name}: {value}" for name, value in reply.headers.items()]
+        head += [f"Content-Length: {len(reply.body)}", "Connection: close", "", ""]
+        raw = "\r\n".join(head).encode() + (b"" if self._request.method == hdrs.METH_HEAD else reply.body)
+        raw = raw[: int(len(raw) * share)]
+        step = len(raw) if bytes_per_s is None else max(1, int(bytes_per_s * TRICKLE_S))
+        for start in range(0, len(raw), max(1, step)):
+            if self.is_gone or self._request.transport is None:
+                return
+            self._request.transport.write(raw[start : start + step])
+            if bytes_per_s is not None:
+                await self.sleep(TRICKLE_S)
+        if self._request.transport is not None:
+            self._request.transport.close()
+
+    async def answer(self, reply: Reply) -> None:
+        self.response = web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        if self._asked_first and self._request.transport is not None:
+            self._asked_first = False
+            self._request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        async for piece in self._request.content.iter_any():
+            yield piece
+
+
+async def _damaged(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The body with one bit of its first piece flipped."""
+    is_damaged = False
+    async for piece in body:
+        if not is_damaged:
+            bit = random.randrange(len(piece) * 8)  # noqa: S311 - any will do
+            changed = bytearray(piece)
+            changed[bit // 8] ^= 1 << bit % 8
+            yield bytes(changed)
+            is_damaged = True
+        else:
+            yield piece
