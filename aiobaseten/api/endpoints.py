@@ -177,8 +177,13 @@ def _reader(kind: type[T]) -> Callable[[Any], T]:
 
 
 def _read_prepared(data: Any) -> PrepareModelUploadResponse:
-    """Read an answer to prepare, which gives all that an upload needs or nothing. A region alone is nothing."""
+    """Read an answer to prepare, which gives all that an upload needs or nothing. A region alone is nothing.
+
+    Something else in place of all of it, an error for instance, is not an answer that no upload is needed.
+    """
     response = from_json(data, PrepareModelUploadResponse)
+    if data and not _PREPARED_FIELDS & data.keys():
+        raise Mismatch([Problem("$", f"has none of {', '.join(sorted(_PREPARED_FIELDS))}")])
     creds = response.creds
     if creds is None and not response.s3_bucket and not response.s3_key:
         return response
@@ -196,6 +201,7 @@ def _read_prepared(data: Any) -> PrepareModelUploadResponse:
     return response
 
 
+_PREPARED_FIELDS = {field.name for field in attrs.fields(PrepareModelUploadResponse)}
 _read_models = _reader(_Models)
 _read_model = _reader(Model)
 _read_deployments = _reader(_Deployments)

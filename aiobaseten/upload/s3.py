@@ -18,7 +18,7 @@ from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
 from botocore.awsrequest import AWSRequest, HeadersDict
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import create_parser
+from botocore.parsers import ResponseParserError, create_parser
 from botocore.utils import percent_encode
 
 from aiobaseten.errors import IntegrityError, UploadError
@@ -27,7 +27,7 @@ from aiobaseten.options import MiB, Options
 from aiobaseten.upload.checksum import Algorithm, Checksums
 from aiobaseten.upload.flight import Flight
 from aiobaseten.upload.reader import FilledPart
-from aiobaseten.upload.s3_answers import PutPart, StoredObject, required, stored_object, upload_error, verify
+from aiobaseten.upload.s3_answers import PutPart, StoredObject, required, stored_object, unreadable, upload_error, verify
 from aiobaseten.upload.s3_client import bucket_url, call_credentials, make_client
 from aiobaseten.upload.transport import Request, Sent, Transport, refuse_redirect
 
@@ -115,6 +115,8 @@ class S3:
             return await method(Bucket=target.bucket, Key=target.key, **parameters)
         except ClientError as error:
             raise upload_error(error.response, operation) from error
+        except ResponseParserError as error:
+            raise unreadable(operation, error) from error.__context__
         except (BotoCoreError, ValueError) as error:  # a region or endpoint that cannot be, for instance
             raise UploadError(str(error), operation=operation) from error
         except UploadError as error:
@@ -149,6 +151,8 @@ class S3:
 
         try:
             answer = await self._transport.run(put)
+        except ResponseParserError as error:
+            raise unreadable(operation, error) from error.__context__
         except UploadError as error:
             error.operation = operation
             raise

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
+from botocore.parsers import ResponseParserError
 
 from aiobaseten.errors import CredentialsExpired, IntegrityError, UploadDenied, UploadError
 from aiobaseten.upload.checksum import Checksums
@@ -70,6 +71,12 @@ def verify(sums: Checksums, answer: dict[str, Any], operation: str) -> str | Non
             f"the store computed the {sums.algorithm.name} {theirs}, and {sums.encoded} was sent", operation=operation
         )
     return theirs
+
+
+def unreadable(operation: str, error: ResponseParserError) -> UploadError:
+    """An answer that is not one: a proxy's page, or cut short. Its text, which botocore's error quotes, is left out."""
+    reason = str(error.__context__ or "it is not S3's")
+    return UploadError(f"the store's answer cannot be read: {reason}", operation=operation, retryable=True)
 
 
 def required(answer: dict[str, Any], field: Literal["ETag", "UploadId"], operation: str) -> str:

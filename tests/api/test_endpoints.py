@@ -150,6 +150,13 @@ async def test_half_an_upload_target(missing: str, value: Any) -> None:
     assert not caught.value.retryable
 
 
+@pytest.mark.parametrize("said", [{"error": "InternalError"}, {"message": "try later", "status": 500}])
+async def test_an_error_in_a_200_does_not_mean_that_no_upload_is_needed(said: dict[str, Any]) -> None:
+    async with scripted_api(answer(said)) as api, control_plane(api.url) as plane:
+        with pytest.raises(ApiError, match=r"\$: has none of creds, s3_bucket, s3_key, s3_region"):
+            await Endpoints(plane).prepare_model_upload(REQUEST)
+
+
 @pytest.mark.parametrize("missing", ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"])
 async def test_half_the_credentials(missing: str) -> None:
     for value, reason in (

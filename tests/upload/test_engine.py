@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import traceback
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from support.fake_s3 import drop, empty, error, fake_s3, hold, lose_reply, redirect
+from aiohttp import web
+from support.fake_s3 import FakeS3, drop, empty, error, fake_s3, hold, lose_reply, redirect
 from support.processes import until
 from support.uploads import OBJECT, PATIENT, TARGET, chunks_of, engine_for, random_bytes, renewed, rig, tls_pair
 
@@ -444,17 +446,30 @@ async def test_errors_say_what_is_wrong(code: str, hint: str) -> None:
             await r.upload(SMALL)
 
 
-async def test_garbage_instead_of_xml() -> None:
-    async def garbage(request: object, server: object) -> object:
-        from aiohttp import web
+async def garbage(request: web.Request, _: FakeS3) -> web.Response:
+    await request.read()
+    return web.Response(text="<<<not xml, but AWS4-HMAC-PLANTED")
 
-        await request.read()  # type: ignore[attr-defined]
-        return web.Response(text="<<<not xml")
 
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        ("PutObject", "the store's answer cannot be read: not well-formed"),
+        ("UploadPart", "the store's answer cannot be read: not well-formed"),
+        ("CreateMultipartUpload", "Internal Server Error"),  # botocore's reading of a 200 that is not XML
+        ("CompleteMultipartUpload", "Internal Server Error"),
+    ],
+)
+async def test_an_answer_that_cannot_be_read_may_be_a_passing_one(operation: str, message: str) -> None:
     async with rig() as r:
-        r.server.faults["CreateMultipartUpload"] = [garbage] * 9  # type: ignore[list-item]
-        with pytest.raises(UploadError):
-            await r.upload(LARGE)
+        content = SMALL if operation == "PutObject" else LARGE
+        r.server.faults[operation] = [garbage, garbage]
+        await r.upload(content)
+        r.server.faults[operation] = [garbage] * 99
+        with pytest.raises(UploadError, match=f"{operation}: {message}") as caught:
+            await r.upload(content)
+        assert caught.value.retryable
+        assert "PLANTED" not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_a_source_that_shrank_is_found_out_and_cleaned_up(tmp_path: Path) -> None:
