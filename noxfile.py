@@ -20,7 +20,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False  # A Python that is not there is named in the output and in the summary.
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "layers", "types", "package", "bare", "compat", "lowest", "tests"]
+nox.options.sessions = ["lint", "layers", "types", "package", "bare", "compat", "lowest", "tests", "matrix"]
 
 PYPROJECT = load_toml("pyproject.toml")
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -102,6 +102,15 @@ def lowest(session: nox.Session) -> None:
     constraints.write_text("".join(f"{requirement.replace('>=', '==')}\n" for requirement in requirements()))
     install_for_tests(session, "--constraint", str(constraints))
     session.run("pytest", *(session.posargs or QUICK))
+
+
+@nox.session(requires=["package"])
+def matrix(session: nox.Session) -> None:
+    """Every call of a push with every fault that can happen to it; `-- --save` keeps the figures for docs/reliability.md."""
+    install_for_tests(session)
+    session.chdir("tests")
+    session.env["PYTHONPATH"] = "."
+    session.run("python", "-m", "reliability.matrix_run", *session.posargs)
 
 
 @nox.session

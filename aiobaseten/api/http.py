@@ -1,8 +1,7 @@
 """One request to the control plane and its answer.
 
 It sends the key to one host only: no redirect is followed, no cookie kept, nothing but proxies taken from the environment. Every
-failure is told as an error of this library. It never repeats a POST; that is `endpoints`' decision. (aiohttp repeats a GET whose
-kept-alive connection turns out to be gone, once and by itself.)
+failure is told as an error of this library. It never repeats a request; that is `endpoints`' decision.
 """
 
 from __future__ import annotations
@@ -138,6 +137,8 @@ class ControlPlane:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        # Else a GET whose kept-alive connection breaks off is sent once more, unseen by the retries and their waits.
+        self._session._retry_connection = False  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         return self
 
     async def __aexit__(

@@ -29,6 +29,8 @@ Call = ControlPlaneCall | S3Call
 CONTROL_PLANE_CALLS: tuple[ControlPlaneCall, ...] = get_args(ControlPlaneCall)
 S3_CALLS: tuple[S3Call, ...] = get_args(S3Call)
 
+LONGEST_PART_NUMBER = 5
+
 _ROUTES: tuple[tuple[str, re.Pattern[str], ControlPlaneCall], ...] = (
     ("POST", re.compile(r"/v1/prepare_model_upload"), "prepare_model_upload"),
     ("POST", re.compile(r"/v1/(teams/[^/]+/)?models"), "create_model"),
@@ -64,3 +66,9 @@ def s3_call(method: str, query: Mapping[str, str]) -> S3Call | None:
             return "HeadObject"
         case _:
             return None
+
+
+def part_number_in(query: Mapping[str, str]) -> int | None:
+    """Which part a request to the object store is for."""
+    number = query.get("partNumber", "")
+    return int(number) if number.isascii() and number.isdecimal() and len(number) <= LONGEST_PART_NUMBER else None

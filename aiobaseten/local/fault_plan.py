@@ -106,9 +106,9 @@ class FaultPlan:
             self._rules.clear()
             self._chance = None
 
-    def before_connecting(self, call: Call) -> DialFault | None:
+    def before_connecting(self, call: Call, part_number: int | None) -> DialFault | None:
         """What keeps a call from being sent."""
-        fault = self._next(call, None, before_connecting=True)
+        fault = self._next(call, part_number, before_connecting=True)
         assert fault is None or isinstance(fault, DialFault)
         if fault is not None:
             self.calls[call] += 1

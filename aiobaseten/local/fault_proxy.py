@@ -13,7 +13,7 @@ import anyio
 from aiohttp import hdrs, web
 from yarl import URL
 
-from aiobaseten.local.calls import Call, control_plane_call, s3_call
+from aiobaseten.local.calls import Call, control_plane_call, part_number_in, s3_call
 from aiobaseten.local.fault_plan import FaultPlan
 from aiobaseten.local.faults import Reply
 
@@ -61,8 +61,7 @@ async def _pass_on(
 ) -> web.StreamResponse:
     call = s3_call(request.method, request.query) if is_s3 else control_plane_call(request.method, request.path)
     held = HeldExchange(request, session, upstream, call, is_s3=is_s3)
-    number = request.query.get("partNumber", "") if call == "UploadPart" else ""
-    fault = None if call is None else plan.on_arrival(call, int(number) if number.isdecimal() else None)
+    fault = None if call is None else plan.on_arrival(call, part_number_in(request.query))
     if fault is None:
         await held.answer(await held.forward())
     else:

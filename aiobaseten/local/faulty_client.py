@@ -11,7 +11,7 @@ from urllib3.exceptions import NameResolutionError, NewConnectionError
 from yarl import URL
 
 from aiobaseten.client import Client
-from aiobaseten.local.calls import control_plane_call, s3_call
+from aiobaseten.local.calls import control_plane_call, part_number_in, s3_call
 from aiobaseten.local.fault_plan import FaultPlan
 from aiobaseten.upload import POOL_CLASSES
 
@@ -34,7 +34,7 @@ class _FaultyConnector(aiohttp.TCPConnector):
 
     async def connect(self, req: aiohttp.ClientRequest, *arguments: Any, **named: Any) -> Any:
         call = control_plane_call(req.method, req.url.path)
-        fault = call and self._plan.before_connecting(call)
+        fault = call and self._plan.before_connecting(call, None)
         if fault:
             error = fault.error()
             is_name = isinstance(error, socket.gaierror)
@@ -48,8 +48,9 @@ def _faulty_pool(pool: Any, plan: FaultPlan) -> Any:
 
     class FaultyPool(pool):  # type: ignore[misc]  # pyright: ignore[reportUntypedBaseClass]
         def urlopen(self, method: str, url: str, *arguments: Any, **named: Any) -> Any:
-            call = s3_call(method, URL(url, encoded=True).query)
-            fault = call and plan.before_connecting(call)
+            query = URL(url, encoded=True).query
+            call = s3_call(method, query)
+            fault = call and plan.before_connecting(call, part_number_in(query))
             if fault:
                 error = fault.error()
                 if isinstance(error, socket.gaierror):

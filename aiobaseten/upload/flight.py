@@ -6,11 +6,14 @@ opened, nothing of the caller's is in use: the caller need not wait for that.
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
+from http.client import HTTPResponse, RemoteDisconnected
 from typing import Any
 
 from botocore.awsrequest import AWSHTTPConnection, AWSHTTPSConnection
@@ -107,6 +110,7 @@ class _FlightConnection:
 
     sock: Any
     timeout: Any
+    response_class: Any
     _response_received: bool
 
     _cut_short = False
@@ -135,7 +139,12 @@ class _FlightConnection:
             raise BrokenPipeError from error  # which makes urllib3 look for an answer
 
     def getresponse(self) -> Any:
-        response: Any = super().getresponse()  # type: ignore[misc]
+        kind: Any = self.response_class
+        self.response_class = partial(_with_whole_head, kind)
+        try:
+            response: Any = super().getresponse()  # type: ignore[misc]
+        finally:
+            self.response_class = kind
         if self._cut_short or self._response_received:
             # The store still waits for the body here: nothing else must follow. The answer keeps the socket until it is read.
             self.sock.close()
@@ -159,6 +168,27 @@ class _FlightConnection:
             pass
         finally:
             self.sock.settimeout(self.timeout)
+
+
+class _HeadReader(io.BufferedReader):
+    """An answer's bytes. Where http.client takes a head that is cut off for a whole one, this does not."""
+
+    _begun = _ended = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        whole = line.endswith(b"\n") or len(line) == size
+        if self._begun and not self._ended and not whole:
+            raise RemoteDisconnected("the answer ended within its head")
+        self._begun = True
+        self._ended = self._ended or line in (b"\r\n", b"\n")
+        return line
+
+
+def _with_whole_head(kind: Callable[..., HTTPResponse], *arguments: Any, **named: Any) -> HTTPResponse:
+    response = kind(*arguments, **named)
+    response.fp = _HeadReader(response.fp.detach())
+    return response
 
 
 class _HTTPConnection(_FlightConnection, AWSHTTPConnection):  # type: ignore[misc]  # as botocore's own mixin, it takes what comes

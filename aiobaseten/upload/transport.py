@@ -237,12 +237,18 @@ def _split(url: str) -> tuple[str, str]:
 
 
 def _read(response: urllib3.BaseHTTPResponse) -> bytes:
-    content = response.read(MAX_ANSWER_BYTES, decode_content=False)
-    if len(content) == MAX_ANSWER_BYTES:
-        response.close()
-    else:
-        response.release_conn()
-    return content
+    """The body, or its first `MAX_ANSWER_BYTES`.
+
+    :raises HTTPError: if it ends early
+    """
+    content = bytearray()
+    while piece := response.read(MAX_ANSWER_BYTES - len(content), decode_content=False):  # only an empty read tells of an early end
+        content += piece
+        if len(content) == MAX_ANSWER_BYTES:
+            response.close()
+            return bytes(content)
+    response.release_conn()
+    return bytes(content)
 
 
 def _transport_error(error: HTTPError | OSError, flight: Flight, origin: str) -> TransportError:

@@ -29,6 +29,7 @@ from aiobaseten.errors import (
     NotFoundError,
     RateLimited,
     ServerError,
+    TransportError,
 )
 from aiobaseten.models import Model
 from aiobaseten.options import Options
@@ -413,4 +414,6 @@ def blocking_calls_fail() -> Iterator[None]:
 async def test_nothing_blocks_the_loop(blocking_calls_fail: None) -> None:
     async with scripted_api(answer({}), drop, answer({})) as api, control_plane(api.url) as plane:
         await plane.request("POST", "/v1/models", as_it_is, body={"x": "y" * 200_000})
+        with pytest.raises(TransportError, match="broke off"):
+            await plane.request("GET", "/v1/models", as_it_is)
         await plane.request("GET", "/v1/models", as_it_is)

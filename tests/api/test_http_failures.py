@@ -188,9 +188,11 @@ async def test_a_big_post_on_a_dead_connection_is_sent_once() -> None:
     assert [seen.json["number"] for seen in api.seen] == [1, 2]
 
 
-async def test_a_get_on_a_dead_connection_is_repeated_by_aiohttp() -> None:
+async def test_a_get_on_a_dead_connection_is_not_repeated_unseen() -> None:
     async with scripted_api(answer({}), drop, answer({"second": True})) as api, control_plane(api.url) as plane:
         await plane.request("GET", "/v1/models", as_it_is)
+        with pytest.raises(TransportError, match="broke off"):
+            await plane.request("GET", "/v1/models", as_it_is)
         assert await plane.request("GET", "/v1/models", as_it_is) == {"second": True}
     assert len(api.seen) == 3
 

@@ -71,7 +71,7 @@ def test_a_plan_goes_by_call_turn_and_part() -> None:
     came = [plan.on_arrival("UploadPart", number) for number in (1, 2, 3, 2, 2, 1)]
     assert came == [None, slow, denied, slow, denied, denied]
     assert plan.on_arrival("PutObject", None) is None
-    assert plan.before_connecting("UploadPart") is None
+    assert plan.before_connecting("UploadPart", 2) is None
     assert plan.calls == {"UploadPart": 6, "PutObject": 1}
     assert plan.struck[0] == Struck(call="UploadPart", fault=slow, part_number=2)
     plan.clear()
@@ -82,15 +82,15 @@ def test_a_call_that_cannot_connect_never_arrives() -> None:
     plan = FaultPlan()
     plan.inject("create_model", faults.Refused())
     assert plan.on_arrival("create_model", None) is None
-    assert plan.before_connecting("create_model") == faults.Refused()
-    assert plan.before_connecting("create_model") is None
+    assert plan.before_connecting("create_model", None) == faults.Refused()
+    assert plan.before_connecting("create_model", None) is None
     assert plan.calls == {"create_model": 2}
 
 
 def drawn(seed: int) -> list[object]:
     plan = FaultPlan()
     plan.inject_randomly(0.2, seed=seed)
-    return [plan.before_connecting("PutObject") or plan.on_arrival("PutObject", None) for _ in range(2000)]
+    return [plan.before_connecting("PutObject", None) or plan.on_arrival("PutObject", None) for _ in range(2000)]
 
 
 def test_random_faults_come_at_their_rate_and_from_their_seed() -> None:
@@ -111,7 +111,7 @@ def test_random_faults_of_chosen_kinds() -> None:
     plan.inject_randomly(1.0, seed=3, kinds=["503 SlowDown", "BadDigest"])
     assert plan.on_arrival("list_models", None) == faults.slow_down()
     assert {repr(plan.on_arrival("PutObject", None)) for _ in range(50)} == {repr(faults.slow_down()), repr(faults.bad_digest())}
-    assert plan.before_connecting("PutObject") is None
+    assert plan.before_connecting("PutObject", None) is None
 
 
 @pytest.mark.parametrize(
