@@ -25,6 +25,8 @@ from aiobaseten.local import FaultyStack, LocalStack, faults
 MiB = 1024 * 1024
 LARGE_BYTES = 11 * MiB
 WORKERS = 8
+PAUSE_S = 60.0
+"""Between cells, by the clock that the clients go by: a 429 keeps its endpoint waiting for a while."""
 LIMIT_S = 180.0
 """For one cell in real time: a cell whose every call stalls takes long."""
 TEAM = "research"
@@ -65,6 +67,7 @@ class Worker:
         before = await self._deployments(name)
         self.faulty.clear()
         self.events.clear()
+        self.clock.now_s += PAUSE_S
         for call, part_number, leading in scenario.led_by:
             self.faulty.inject(call, leading, part_number=part_number)
         fault = faults.COMMON[cell.fault].fault
