@@ -34,8 +34,10 @@ class Outcome:
     :param deployments: how many carry the push's id in the end
     :param left: multipart uploads that stay at the store
     :param notes: whether the error says that the clean-up failed
+    :param how: it came to that, in words
     """
 
+    how: str
     error: type[ab.BasetenError] | None = None
     says: str = ""
     strikes: int | None = 1
@@ -43,6 +45,11 @@ class Outcome:
     deployments: int = 1
     left: int = 0
     notes: bool = False
+
+    def __str__(self) -> str:
+        left = f"; {self.left} upload{'s' * (self.left != 1)} left" if self.left else ""
+        noted = ", with a note" if self.notes else ""
+        return f"{self.error.__name__ if self.error else 'deployed'}{self.how and ' '}{self.how}{noted}{left}"
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +79,7 @@ class Unharmed(Rule):
     """The call succeeds all the same, at the first try."""
 
     def outcome(self, times: int | None) -> Outcome:
-        return Outcome()
+        return Outcome(how="at the first try")
 
 
 @attrs.frozen
@@ -92,6 +99,7 @@ class Repeated(Rule):
     def outcome(self, times: int | None) -> Outcome:
         strikes = self.tries if times is None else times
         return Outcome(
+            how=f"after {strikes} tries" if times is None else f"at try {strikes + 1}",
             error=self.error if times is None else None,
             says=self.says if times is None else "",
             strikes=strikes,
@@ -114,7 +122,7 @@ class Final(Rule):
     waited_s: float = 0.0
 
     def outcome(self, times: int | None) -> Outcome:
-        return Outcome(error=self.error, says=self.says, at_most_s=self.waited_s, deployments=self.deployments)
+        return Outcome(how="at once", error=self.error, says=self.says, at_most_s=self.waited_s, deployments=self.deployments)
 
 
 @attrs.frozen
@@ -128,9 +136,17 @@ class Renewed(Rule):
 
     def outcome(self, times: int | None) -> Outcome:
         if times == ONCE or (self.often and times is not None):
-            return Outcome(strikes=times, at_most_s=0.0)
+            how = "with renewed credentials" if times == ONCE else f"with credentials renewed {times} times"
+            return Outcome(how=how, strikes=times, at_most_s=0.0)
         strikes = TRIES if self.often else 2
-        return Outcome(error=ab.CredentialsExpired, says="ExpiredToken", strikes=strikes, at_most_s=0.0, deployments=0)
+        return Outcome(
+            how=f"after {strikes} tries",
+            error=ab.CredentialsExpired,
+            says="ExpiredToken",
+            strikes=strikes,
+            at_most_s=0.0,
+            deployments=0,
+        )
 
 
 @attrs.frozen
@@ -138,7 +154,7 @@ class Found(Rule):
     """The commit was made, its answer is lost: its deployment is found by the push's id."""
 
     def outcome(self, times: int | None) -> Outcome:
-        return Outcome(at_most_s=RECONCILE_S)
+        return Outcome(how="and found by the push's id", at_most_s=RECONCILE_S)
 
 
 @attrs.frozen
@@ -148,7 +164,13 @@ class Uncertain(Rule):
     says: str
 
     def outcome(self, times: int | None) -> Outcome:
-        return Outcome(error=ab.CommitUncertain, says=self.says, at_most_s=RECONCILE_S + BACKOFF_S, deployments=0)
+        return Outcome(
+            how=f"after {RECONCILE_S:g} s, not sent again",
+            error=ab.CommitUncertain,
+            says=self.says,
+            at_most_s=RECONCILE_S + BACKOFF_S,
+            deployments=0,
+        )
 
 
 @attrs.frozen
@@ -159,9 +181,14 @@ class LookedForAgain(Rule):
 
     def outcome(self, times: int | None) -> Outcome:
         if times is None:
-            at_most_s = RECONCILE_S + 2 * BACKOFF_S
-            return Outcome(error=ab.CommitUncertain, says=self.says, strikes=None, at_most_s=at_most_s)
-        return Outcome(strikes=times, at_most_s=RECONCILE_S)
+            return Outcome(
+                how=f"after {RECONCILE_S:g} s, not sent again",
+                error=ab.CommitUncertain,
+                says=self.says,
+                strikes=None,
+                at_most_s=RECONCILE_S + 2 * BACKOFF_S,
+            )
+        return Outcome(how=f"and found at look {times + 1}", strikes=times, at_most_s=RECONCILE_S)
 
 
 @attrs.frozen
@@ -172,8 +199,14 @@ class WaitedForAgain(Rule):
 
     def outcome(self, times: int | None) -> Outcome:
         if times is None:
-            return Outcome(error=ab.DeadlineExceeded, says=self.says, strikes=None, at_most_s=WAIT_S + BACKOFF_S)
-        return Outcome(strikes=times, at_most_s=WAIT_S)
+            return Outcome(
+                how="when the caller's time is up",
+                error=ab.DeadlineExceeded,
+                says=self.says,
+                strikes=None,
+                at_most_s=WAIT_S + BACKOFF_S,
+            )
+        return Outcome(how=f"and seen at look {times + 1}", strikes=times, at_most_s=WAIT_S)
 
 
 @attrs.frozen
@@ -189,6 +222,7 @@ class CleanedUp(Rule):
 
     def outcome(self, times: int | None) -> Outcome:
         return Outcome(
+            how="as before",
             error=ab.UploadDenied,
             says="AccessDenied",
             at_most_s=0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
 import re
 import secrets
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import attrs
@@ -27,6 +29,7 @@ LARGE_BYTES = 11 * MiB
 WORKERS = 8
 PAUSE_S = 60.0
 """Between cells, by the clock that the clients go by: a 429 keeps its endpoint waiting for a while."""
+LEFT_RUNNING_S = 5.0
 LIMIT_S = 180.0
 """For one cell in real time: a cell whose every call stalls takes long."""
 TEAM = "research"
@@ -153,6 +156,8 @@ def _problems_of_client(client: ab.Client) -> Iterator[str]:
     connections = planes.engine.connections
     if connections.for_parts.borrowed_tokens or connections.for_archives.borrowed_tokens or connections.budget.used_bytes:
         yield "connections or memory are still taken"
+    if planes.engine.s3._transport._scopes:
+        yield "a request is still under way"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -175,9 +180,13 @@ async def _worker(stack: LocalStack) -> AsyncIterator[Worker]:
 
 
 async def run_cells(stack: LocalStack, chosen: Iterable[Cell]) -> list[Result]:
-    """Run cells side by side. Those whose fault takes real time begin first."""
+    """Run cells side by side. Those whose fault takes real time begin first.
+
+    :raises TimeoutError: if a task is left when all clients are closed
+    """
     waiting = iter(sorted(chosen, key=lambda cell: cell.fault not in ("stall", "trickle")))
     results: list[Result] = []
+    before = asyncio.all_tasks()
 
     async def work() -> None:
         async with _worker(stack) as worker:
@@ -186,7 +195,13 @@ async def run_cells(stack: LocalStack, chosen: Iterable[Cell]) -> list[Result]:
     async with anyio.create_task_group() as tasks:
         for _ in range(WORKERS):
             tasks.start_soon(work)
+    await asyncio.wait_for(asyncio.gather(*_of_the_library(asyncio.all_tasks() - before)), LEFT_RUNNING_S)
     return results
+
+
+def _of_the_library(tasks: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    """Without those of the stack's own servers."""
+    return {task for task in tasks if "RequestHandler.start" not in repr(task.get_coro())}
 
 
 async def run_all(chosen: list[Cell]) -> list[Result]:
