@@ -128,6 +128,14 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/run.py", *session.posargs)
 
 
+@nox.session(requires=["package"])
+def soak(session: nox.Session) -> None:
+    """2,000 pushes under random faults, in four minutes; `-- --pushes N` is another number, `-- --save` keeps the figures."""
+    install_wheel(session, "[local]")
+    session.env["PYTHONPATH"] = "tests"
+    session.run("python", "tests/reliability/soak.py", *session.posargs)
+
+
 def requirements() -> Iterator[str]:
     """What the package asks for, with all extras."""
     project = PYPROJECT["project"]
