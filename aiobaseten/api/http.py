@@ -224,7 +224,9 @@ class ControlPlane:
         value = bodies.parse(answer.content)
         if value is bodies.NOT_JSON:
             kind = bodies.one_line(answer.headers.get("Content-Type", "of no type"), self._api_key, max_chars=80)
-            raise self._unreadable(answer, method, path, f"is not JSON, but {len(answer.content)} bytes, {kind}")
+            error = self._unreadable(answer, method, path, f"is not JSON, but {len(answer.content)} bytes, {kind}")
+            error.retryable = True  # A gateway's page, most likely.
+            raise error
         try:
             return read(value)
         except Mismatch as mismatch:

@@ -260,7 +260,7 @@ READS: Mapping[str, Rule] = {
     "503 SlowDown": Repeated(ab.ServerError, "SlowDown"),
     "error in a 200": Final(ab.ApiError, "is not what was asked for"),
     "AccessDenied": Final(ab.AuthenticationError, "AccessDenied"),
-    "garbage": Final(ab.ApiError, "not JSON"),
+    "garbage": Repeated(ab.ApiError, "not JSON"),
     "redirect": Final(ab.ApiError, "elsewhere.example"),
 }
 
@@ -383,7 +383,6 @@ LOOKS: Mapping[str, Rule] = {
     "trickle": Found(),
     "error in a 200": LookedForAgain("is not what was asked for"),
     "AccessDenied": Final(ab.CommitUncertain, "AccessDenied", deployments=1),
-    "garbage": LookedForAgain("not JSON"),
     "redirect": Final(ab.CommitUncertain, "elsewhere.example", deployments=1),
 }
 
@@ -392,7 +391,6 @@ WAITS: Mapping[str, Rule] = {
     "trickle": Unharmed(),
     "error in a 200": Final(ab.ApiError, "is not what was asked for", deployments=1),
     "AccessDenied": Final(ab.AuthenticationError, "AccessDenied", deployments=1),
-    "garbage": Final(ab.ApiError, "not JSON", deployments=1),
     "redirect": Final(ab.ApiError, "elsewhere.example", deployments=1),
 }
 

@@ -54,7 +54,7 @@ LOST_CREATES = ("reply lost", "stall", "truncated reply", "500 after acting", "5
 EXPLAINED_BY: Mapping[str, Sequence[str]] = {
     "AuthenticationError (status 403)": ["AccessDenied"],
     "ApiError (status 307)": ["redirect"],
-    "ApiError (status 200)": ["error in a 200", "garbage"],
+    "ApiError (status 200)": ["error in a 200"],
     "UploadDenied (AccessDenied)": ["AccessDenied"],
     "UploadError (RequestTimeTooSkewed)": ["RequestTimeTooSkewed"],
     "UploadError (Redirect)": ["redirect", "another region"],
