@@ -23,6 +23,7 @@ S3Call = Literal[
     "CompleteMultipartUpload",
     "AbortMultipartUpload",
     "HeadObject",
+    "GetObject",
 ]
 Call = ControlPlaneCall | S3Call
 
@@ -31,6 +32,15 @@ S3_CALLS: tuple[S3Call, ...] = get_args(S3Call)
 
 LONGEST_PART_NUMBER = 5
 
+_S3_REQUESTS: Mapping[tuple[str, frozenset[str]], S3Call] = {
+    ("POST", frozenset({"uploads"})): "CreateMultipartUpload",
+    ("POST", frozenset({"uploadId"})): "CompleteMultipartUpload",
+    ("PUT", frozenset({"partNumber", "uploadId"})): "UploadPart",
+    ("PUT", frozenset()): "PutObject",
+    ("DELETE", frozenset({"uploadId"})): "AbortMultipartUpload",
+    ("HEAD", frozenset()): "HeadObject",
+    ("GET", frozenset()): "GetObject",
+}
 _ROUTES: tuple[tuple[str, re.Pattern[str], ControlPlaneCall], ...] = (
     ("POST", re.compile(r"/v1/prepare_model_upload"), "prepare_model_upload"),
     ("POST", re.compile(r"/v1/(teams/[^/]+/)?models"), "create_model"),
@@ -51,21 +61,17 @@ def control_plane_call(method: str, path: str) -> ControlPlaneCall | None:
     return None
 
 
-def s3_call(method: str, query: Mapping[str, str]) -> S3Call | None:
-    """The call that a request to the object store is, of those that uploads make; None for any other."""
-    match method:
-        case "POST" if "uploads" in query:
-            return "CreateMultipartUpload"
-        case "POST" if "uploadId" in query:
-            return "CompleteMultipartUpload"
-        case "PUT":
-            return "UploadPart" if "partNumber" in query else "PutObject"
-        case "DELETE" if "uploadId" in query:
-            return "AbortMultipartUpload"
-        case "HEAD":
-            return "HeadObject"
-        case _:
-            return None
+def s3_call(method: str, path: str, query: Mapping[str, str], *, copies: bool = False) -> S3Call | None:
+    """The call that a request to the object store is; None for any that is not about one object's bytes.
+
+    :param path: with the bucket and the key
+    :param copies: whether it names another object to copy from
+    """
+    _, _, key = path.removeprefix("/").partition("/")
+    if not key or copies:
+        return None
+    asked = {name for name in query if not name.lower().startswith("x-")}
+    return _S3_REQUESTS.get((method, frozenset(asked)))
 
 
 def part_number_in(query: Mapping[str, str]) -> int | None:

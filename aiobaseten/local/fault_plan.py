@@ -6,12 +6,14 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import attrs
 
 from aiobaseten.errors import ConfigurationError
 from aiobaseten.local.calls import CONTROL_PLANE_CALLS, S3_CALLS, Call
 from aiobaseten.local.faults import COMMON, AnyFault, Common, DialFault, Fault
+from aiobaseten.options import is_finite_number
 
 _CALLS: tuple[Call, ...] = (*CONTROL_PLANE_CALLS, *S3_CALLS)
 
@@ -57,12 +59,14 @@ class _Chance:
     random: random.Random
 
     def draw(self, call: Call, before_connecting: bool) -> AnyFault | None:
-        """A fault of those that happen here. Both places together have the whole rate."""
+        """A fault of those that happen here. What has passed the first place meets the second at what is left of the rate."""
         possible = [kind.fault for kind in self.kinds if call in kind.calls]
         here = [fault for fault in possible if isinstance(fault, DialFault) == before_connecting]
-        if here and self.random.random() < self.rate * len(here) / len(possible):
-            return self.random.choice(here)
-        return None
+        if not here:
+            return None
+        share = len(here) / len(possible)
+        rate = self.rate * share if before_connecting else self.rate * share / (1 - self.rate * (1 - share))
+        return self.random.choice(here) if self.random.random() < rate else None
 
 
 class FaultPlan:
@@ -79,7 +83,8 @@ class FaultPlan:
         """See `FaultyStack.inject`."""
         if call not in _CALLS:
             raise ConfigurationError(f"call must be one of {', '.join(_CALLS)}, not {call!r}")
-        if not (isinstance(fault, DialFault) or hasattr(fault, "strike")):
+        is_value = not isinstance(cast("object", fault), type)
+        if not is_value or not (isinstance(fault, DialFault) or hasattr(fault, "strike")):
             raise ConfigurationError(f"fault must be one of aiobaseten.local.faults, such as faults.slow_down(), not {fault!r}")
         if times is not None and not _is_count(times, at_least=1):
             raise ConfigurationError(f"times must be a whole number of at least 1, or None for ever, not {times!r}")
@@ -87,13 +92,17 @@ class FaultPlan:
             raise ConfigurationError(f"skip must be a whole number of at least 0, not {skip!r}")
         if part_number is not None and call != "UploadPart":
             raise ConfigurationError(f"part_number goes with the call UploadPart, not {call}")
+        if part_number is not None and not _is_count(part_number, at_least=1):
+            raise ConfigurationError(f"part_number must be a whole number of at least 1, not {part_number!r}")
         with self._lock:
             self._rules.append(_Rule(call=call, fault=fault, skip=skip, left=times, part_number=part_number))
 
     def inject_randomly(self, rate: float, *, seed: int, kinds: Iterable[str] = COMMON) -> None:
         """See `FaultyStack.inject_randomly`."""
-        if not 0 <= rate <= 1:
-            raise ConfigurationError(f"rate must be from 0 to 1, not {rate!r}")
+        if not is_finite_number(rate) or not 0 <= rate <= 1:
+            raise ConfigurationError(f"rate must be a number from 0 to 1, not {rate!r}")
+        if isinstance(kinds, str):
+            raise ConfigurationError(f"kinds must be several names of faults.COMMON, not the text {kinds!r}")
         kinds = tuple(kinds)
         if unknown := sorted(set(kinds) - COMMON.keys()):
             raise ConfigurationError(f"kinds must be of faults.COMMON, which has no {', '.join(unknown)}")
@@ -106,17 +115,20 @@ class FaultPlan:
             self._rules.clear()
             self._chance = None
 
+    @property
+    def pending(self) -> tuple[AnyFault, ...]:
+        """See `FaultyStack.pending`."""
+        with self._lock:
+            return tuple(rule.fault for rule in self._rules if rule.left is not None and rule.left > 0)
+
     def before_connecting(self, call: Call, part_number: int | None) -> DialFault | None:
         """What keeps a call from being sent."""
         fault = self._next(call, part_number, before_connecting=True)
         assert fault is None or isinstance(fault, DialFault)
-        if fault is not None:
-            self.calls[call] += 1
         return fault
 
     def on_arrival(self, call: Call, part_number: int | None) -> Fault | None:
         """What happens to a call that has come."""
-        self.calls[call] += 1
         fault = self._next(call, part_number, before_connecting=False)
         assert not isinstance(fault, DialFault)
         return fault
@@ -126,6 +138,8 @@ class FaultPlan:
             fault = self._planned(call, part_number, before_connecting)
             if fault is None and self._chance is not None:
                 fault = self._chance.draw(call, before_connecting)
+            if fault is not None or not before_connecting:
+                self.calls[call] += 1
             if fault is not None:
                 self.struck.append(Struck(call=call, fault=fault, part_number=part_number))
             return fault

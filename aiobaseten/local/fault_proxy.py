@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import random
+import math
 import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
 
 import aiohttp
 import anyio
 from aiohttp import hdrs, web
+from multidict import CIMultiDict
 from yarl import URL
 
 from aiobaseten.local.calls import Call, control_plane_call, part_number_in, s3_call
@@ -19,6 +21,7 @@ from aiobaseten.local.faults import Reply
 
 LOOPBACK = "127.0.0.1"
 TRICKLE_S = 0.01
+MAX_HEADER_BYTES = 64 * 1024
 SHUTDOWN_LIMIT_S = 0.1
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -42,7 +45,13 @@ async def fault_proxy(upstream: str, plan: FaultPlan, *, is_s3: bool) -> AsyncGe
 
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", handle, expect_handler=_let_wait)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_LIMIT_S)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            shutdown_timeout=SHUTDOWN_LIMIT_S,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, LOOPBACK, 0, backlog=1024).start()
@@ -59,13 +68,17 @@ async def _let_wait(_: web.Request) -> None:
 async def _pass_on(
     request: web.Request, session: aiohttp.ClientSession, upstream: str, plan: FaultPlan, *, is_s3: bool
 ) -> web.StreamResponse:
-    call = s3_call(request.method, request.query) if is_s3 else control_plane_call(request.method, request.path)
+    if is_s3:
+        call: Call | None = s3_call(request.method, request.path, request.query, copies="x-amz-copy-source" in request.headers)
+    else:
+        call = control_plane_call(request.method, request.path)
     held = HeldExchange(request, session, upstream, call, is_s3=is_s3)
     fault = None if call is None else plan.on_arrival(call, part_number_in(request.query))
-    if fault is None:
-        await held.answer(await held.forward())
-    else:
-        await fault.strike(held)
+    with suppress(ConnectionError, web.RequestPayloadError):  # The caller has hung up.
+        if fault is None:
+            await held.answer(await held.forward())
+        else:
+            await fault.strike(held)
     return held.response
 
 
@@ -81,7 +94,7 @@ class HeldExchange:
         self._request = request
         self._session = session
         self._upstream = upstream
-        self._asked_first = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
+        self._asks_first = request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
 
     @property
     def call(self) -> Call:
@@ -93,7 +106,13 @@ class HeldExchange:
         transport = self._request.transport
         return transport is None or transport.is_closing()
 
+    @property
+    def asks_first(self) -> bool:
+        return self._asks_first
+
     async def read_body(self, share: float = 1.0) -> None:
+        if share <= 0:
+            return
         wanted_bytes = int((self._request.content_length or 0) * share)
         async for piece in self._body():
             wanted_bytes -= len(piece)
@@ -116,7 +135,11 @@ class HeldExchange:
                 allow_redirects=False,
                 skip_auto_headers=(hdrs.CONTENT_TYPE, hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING),
             ) as response:
-                told = {name: value for name, value in response.headers.items() if name.lower() not in _OF_ONE_CONNECTION}
+                told = CIMultiDict(
+                    (name, value) for name, value in response.headers.items() if name.lower() not in _OF_ONE_CONNECTION
+                )
+                if request.method == hdrs.METH_HEAD and hdrs.CONTENT_LENGTH in response.headers:
+                    told[hdrs.CONTENT_LENGTH] = response.headers[hdrs.CONTENT_LENGTH]
                 return Reply(status=response.status, headers=told, body=await response.read())
         except (aiohttp.ClientError, ConnectionError) as error:
             return Reply(status=502, headers={"Content-Type": "text/plain"}, body=f"{self._upstream}: {error!r}".encode())
@@ -127,45 +150,46 @@ class HeldExchange:
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
             transport.abort()
 
-    async def send_raw(self, reply: Reply, *, share: float = 1.0, bytes_per_s: float | None = None) -> None:
-        head = [f"HTTP/1.1 {reply.status} {web.Response(status=reply.status).reason}"]
-        head += [f"{name}: {value}" for name, value in reply.headers.items()]
-        head += [f"Content-Length: {len(reply.body)}", "Connection: close", "", ""]
-        raw = "\r\n".join(head).encode() + (b"" if self._request.method == hdrs.METH_HEAD else reply.body)
-        raw = raw[: int(len(raw) * share)]
-        step = len(raw) if bytes_per_s is None else max(1, int(bytes_per_s * TRICKLE_S))
-        for start in range(0, len(raw), max(1, step)):
-            if self.is_gone or self._request.transport is None:
+    async def send_raw(
+        self, reply: Reply, *, cut_in: Literal["head", "body"] | None = None, bytes_per_s: float | None = None
+    ) -> None:
+        lines = [f"HTTP/1.1 {reply.status} {web.Response(status=reply.status).reason}"]
+        lines += [f"{name}: {value}" for name, value in reply.headers.items()]
+        if hdrs.CONTENT_LENGTH not in reply.headers:
+            lines.append(f"Content-Length: {len(reply.body)}")
+        head = "\r\n".join([*lines, "Connection: close", "", ""]).encode()
+        body = b"" if self._request.method == hdrs.METH_HEAD else reply.body
+        if cut_in == "head":
+            head, body = head[: len(head) // 2], b""
+        elif cut_in == "body":
+            body = body[: len(body) // 2]
+        raw = head + body
+        step = len(raw) if bytes_per_s is None else math.ceil(bytes_per_s * TRICKLE_S)
+        for start in range(0, len(raw), step):
+            if self._request.transport is None or self.is_gone:
                 return
             self._request.transport.write(raw[start : start + step])
             if bytes_per_s is not None:
-                await self.sleep(TRICKLE_S)
+                await self.sleep(step / bytes_per_s)
         if self._request.transport is not None:
             self._request.transport.close()
 
     async def answer(self, reply: Reply) -> None:
-        self.response = web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+        self.response = web.Response(status=reply.status, headers=reply.headers, body=reply.body or None)
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
 
     async def _body(self) -> AsyncIterator[bytes]:
-        if self._asked_first and self._request.transport is not None:
-            self._asked_first = False
+        if self._asks_first and self._request.transport is not None:
+            self._asks_first = False
             self._request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         async for piece in self._request.content.iter_any():
             yield piece
 
 
 async def _damaged(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The body with one bit of its first piece flipped."""
-    is_damaged = False
+    first = True
     async for piece in body:
-        if not is_damaged:
-            bit = random.randrange(len(piece) * 8)  # noqa: S311 - any will do
-            changed = bytearray(piece)
-            changed[bit // 8] ^= 1 << bit % 8
-            yield bytes(changed)
-            is_damaged = True
-        else:
-            yield piece
+        yield bytes([piece[0] ^ 0x80]) + piece[1:] if first else piece
+        first = False

@@ -14,14 +14,17 @@ from __future__ import annotations
 import errno
 import html
 import json
+import math
 import os
 import socket
 from collections.abc import Mapping
-from typing import Protocol
+from http import HTTPStatus
+from typing import Any, Literal, Protocol
 from xml.sax.saxutils import escape
 
 import attrs
 
+from aiobaseten.errors import ConfigurationError
 from aiobaseten.local.calls import CONTROL_PLANE_CALLS, S3_CALLS, Call
 
 STALL_CHECK_S = 0.02
@@ -54,14 +57,20 @@ class Exchange(Protocol):
         """Whether the caller has hung up."""
         ...
 
+    @property
+    def asks_first(self) -> bool:
+        """Whether the caller waits to be told that its body is wanted (``Expect: 100-continue``)."""
+        ...
+
     async def read_body(self, share: float = 1.0) -> None:
-        """Take so much of the caller's body, from 0 to 1, and let the service see none of it."""
+        """Take so much of the caller's body, from 0 to 1, and let the service see none of it. Of a body whose length is not told,
+        anything between is its first piece."""
         ...
 
     async def forward(self, *, flip_bit: bool = False) -> Reply:
         """Let the service act.
 
-        :param flip_bit: damage one bit of the body on the way
+        :param flip_bit: damage the body's first bit on the way
         """
         ...
 
@@ -69,8 +78,10 @@ class Exchange(Protocol):
         """Break the connection off, as a process that is killed does."""
         ...
 
-    async def send_raw(self, reply: Reply, *, share: float = 1.0, bytes_per_s: float | None = None) -> None:
-        """Send so much of an answer's bytes, from 0 to 1, in that rhythm, then close the connection."""
+    async def send_raw(
+        self, reply: Reply, *, cut_in: Literal["head", "body"] | None = None, bytes_per_s: float | None = None
+    ) -> None:
+        """Send an answer, or what comes before the middle of its head or body, in that rhythm; then close the connection."""
         ...
 
     async def answer(self, reply: Reply) -> None:
@@ -110,14 +121,24 @@ DialFault = Refused | NameUnresolved
 AnyFault = Fault | DialFault
 
 
-@attrs.frozen
+def _at_least(low: float, *, at_most: float = math.inf, above: bool = False) -> Any:
+    def check(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not low <= value <= at_most or (above and value == low):
+            bound = f"above {low}" if above else f"from {low} to {at_most}" if at_most < math.inf else f"of at least {low}"
+            raise ConfigurationError(f"{type(instance).__name__}.{attribute.name} must be a number {bound}, not {value!r}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
 class Reset:
     """The connection is reset, and the service never sees the call.
 
     :param after: how much of the body is taken before that: 0 none, 1 all of it
     """
 
-    after: float = 1.0
+    after: float = attrs.field(default=1.0, validator=_at_least(0, at_most=1))
 
     async def strike(self, exchange: Exchange) -> None:
         await exchange.read_body(self.after)
@@ -133,45 +154,52 @@ class ReplyLost:
         exchange.reset()
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Stall:
-    """The service acts, and its answer takes long.
+    """The answer takes long.
 
-    :param seconds: until it is sent; None: it never is
+    :param delay_s: until it is sent; None: it never is
+    :param acts: whether the service acts, at once, or never sees the call, whose body is not taken either
     """
 
-    seconds: float | None = None
+    delay_s: float | None = attrs.field(default=None, validator=attrs.validators.optional(_at_least(0)))
+    acts: bool = True
 
     async def strike(self, exchange: Exchange) -> None:
-        reply = await exchange.forward()
+        reply = await exchange.forward() if self.acts else Reply(status=HTTPStatus.GATEWAY_TIMEOUT)
         waited_s = 0.0
-        while not exchange.is_gone and (self.seconds is None or waited_s < self.seconds):
+        while not exchange.is_gone and (self.delay_s is None or waited_s < self.delay_s):
             await exchange.sleep(STALL_CHECK_S)
             waited_s += STALL_CHECK_S
         await exchange.answer(reply)
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Trickle:
     """The service acts, and its answer comes in small pieces."""
 
-    bytes_per_s: float = 1000.0
+    bytes_per_s: float = attrs.field(default=1000.0, validator=_at_least(0, above=True))
 
     async def strike(self, exchange: Exchange) -> None:
         await exchange.send_raw(await exchange.forward(), bytes_per_s=self.bytes_per_s)
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class TruncatedReply:
-    """The service acts, and the connection ends in the middle of its answer."""
+    """The service acts, and the connection ends in the middle of its answer.
+
+    :param within: its head or its body. Some answers have no body
+    """
+
+    within: Literal["head", "body"] = attrs.field(default="body", validator=attrs.validators.in_(("head", "body")))
 
     async def strike(self, exchange: Exchange) -> None:
-        await exchange.send_raw(await exchange.forward(), share=0.5)
+        await exchange.send_raw(await exchange.forward(), cut_in=self.within)
 
 
 @attrs.frozen
 class FlippedBit:
-    """One bit of the body is another when the service gets it."""
+    """The body's first bit is another when the service gets it."""
 
     async def strike(self, exchange: Exchange) -> None:
         await exchange.answer(await exchange.forward(flip_bit=True))
@@ -182,15 +210,17 @@ class WrongReply:
     """Another answer than the service's own.
 
     :param acts: whether the service acts all the same
+    :param early: answer without having taken the body. Whoever asks first whether it is wanted is always answered so
     """
 
     reply: Reply
     acts: bool = False
+    early: bool = False
 
     async def strike(self, exchange: Exchange) -> None:
         if self.acts:
             await exchange.forward()
-        else:
+        elif not (self.early or exchange.asks_first):
             await exchange.read_body()
         await exchange.answer(self.reply)
 
@@ -202,6 +232,7 @@ class ErrorReply:
     :param status: 200 for an error that only the body tells
     :param code: S3's name for it
     :param acts: whether the service acts all the same
+    :param early: as `WrongReply.early`
     """
 
     status: int
@@ -210,10 +241,11 @@ class ErrorReply:
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str])
     retry_after_s: float | None = None
     acts: bool = False
+    early: bool = False
 
     async def strike(self, exchange: Exchange) -> None:
         reply = self._xml() if exchange.is_s3 else self._json()
-        await WrongReply(reply=reply, acts=self.acts).strike(exchange)
+        await WrongReply(reply=reply, acts=self.acts, early=self.early).strike(exchange)
 
     def _xml(self) -> Reply:
         body = f'<?xml version="1.0"?><Error><Code>{escape(self.code)}</Code><Message>{escape(self.message)}</Message></Error>'
@@ -245,9 +277,9 @@ def bad_gateway(*, acts: bool = False) -> WrongReply:
     return WrongReply(reply=Reply(status=502, headers={"Content-Type": "text/html"}, body=page.encode()), acts=acts)
 
 
-def slow_down() -> ErrorReply:
+def slow_down(*, early: bool = False) -> ErrorReply:
     """503 SlowDown: fewer requests, please."""
-    return ErrorReply(status=503, code="SlowDown")
+    return ErrorReply(status=503, code="SlowDown", early=early)
 
 
 def error_in_200(code: str = "InternalError", *, acts: bool = False) -> ErrorReply:
@@ -292,12 +324,14 @@ def wrong_region(region: str = "eu-west-1") -> ErrorReply:
 
 
 _ALL = frozenset[Call](CONTROL_PLANE_CALLS) | frozenset[Call](S3_CALLS)
+_OF_S3 = frozenset[Call](S3_CALLS)
 _WITH_DATA = frozenset[Call](("PutObject", "UploadPart"))
 _COMMITS = frozenset[Call](("create_model", "create_deployment"))
 _WITH_BODY = _WITH_DATA | _COMMITS | frozenset[Call](("prepare_model_upload", "CompleteMultipartUpload"))
 _CHECKED = _WITH_DATA | frozenset[Call](("CompleteMultipartUpload",))
-_WITHOUT_ANSWER = frozenset[Call](("HeadObject",))
-_OF_S3 = frozenset[Call](S3_CALLS)
+_HEAD = frozenset[Call](("HeadObject",))
+_ANSWERED_WITH_BODY = _ALL - _WITH_DATA - _HEAD - frozenset[Call](("AbortMultipartUpload",))
+_MAKERS = _COMMITS | _WITH_DATA | frozenset[Call](("CreateMultipartUpload", "CompleteMultipartUpload", "AbortMultipartUpload"))
 
 
 @attrs.frozen(kw_only=True)
@@ -316,21 +350,26 @@ COMMON: Mapping[str, Common] = {
     "reset after the body": Common(fault=Reset(after=1.0), calls=_WITH_BODY),
     "reply lost": Common(fault=ReplyLost()),
     "stall": Common(fault=Stall()),
+    "stall before acting": Common(fault=Stall(acts=False)),
     "trickle": Common(fault=Trickle()),
-    "truncated reply": Common(fault=TruncatedReply()),
+    "reply cut in its head": Common(fault=TruncatedReply(within="head")),
+    "reply cut in its body": Common(fault=TruncatedReply(within="body"), calls=_ANSWERED_WITH_BODY),
     "429": Common(fault=rate_limited()),
     "500": Common(fault=internal_error()),
     "500 after acting": Common(fault=internal_error(acts=True)),
     "502": Common(fault=bad_gateway()),
     "502 after acting": Common(fault=bad_gateway(acts=True)),
     "503 SlowDown": Common(fault=slow_down()),
-    "error in a 200": Common(fault=error_in_200(), calls=_ALL - _WITHOUT_ANSWER),
+    "503 before the body": Common(fault=slow_down(early=True), calls=_WITH_BODY),
+    "error in a 200": Common(fault=error_in_200(), calls=_ALL - _HEAD),
+    "error in a 200 after acting": Common(fault=error_in_200(acts=True), calls=_MAKERS),
     "ExpiredToken": Common(fault=expired_token(), calls=_OF_S3),
     "AccessDenied": Common(fault=access_denied()),
     "RequestTimeTooSkewed": Common(fault=time_too_skewed(), calls=_OF_S3),
     "BadDigest": Common(fault=bad_digest(), calls=_CHECKED),
     "flipped bit": Common(fault=FlippedBit(), calls=_WITH_DATA),
-    "garbage": Common(fault=garbage(), calls=_ALL - _WITHOUT_ANSWER),
+    "garbage": Common(fault=garbage(), calls=_ALL - _HEAD),
+    "garbage after acting": Common(fault=garbage(acts=True), calls=_MAKERS),
     "redirect": Common(fault=redirect()),
     "another region": Common(fault=wrong_region(), calls=_OF_S3),
 }

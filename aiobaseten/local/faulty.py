@@ -92,7 +92,7 @@ class FaultyStack:
 
         :param call: by the client's method (``prepare_model_upload``, ``create_model``, ``create_deployment``, ``list_models`` …)
             or S3's name (``CreateMultipartUpload``, ``UploadPart``, ``PutObject``, ``CompleteMultipartUpload``,
-            ``AbortMultipartUpload``, ``HeadObject``)
+            ``AbortMultipartUpload``, ``HeadObject``, ``GetObject``)
         :param times: how many tries of the call; None: all of them
         :param skip: how many tries go well before that
         :param part_number: only tries of this part
@@ -103,7 +103,7 @@ class FaultyStack:
     def inject_randomly(self, rate: float, *, seed: int, kinds: Iterable[str] = COMMON) -> None:
         """Have calls go wrong at random, on top of what is injected otherwise.
 
-        :param rate: the share of calls, from 0 to 1
+        :param rate: the share of calls, from 0 to 1; somewhat less for clients that cannot be kept from connecting
         :param seed: the same seed gives the same faults to the same calls in the same order
         :param kinds: names in `faults.COMMON`; each call gets those that can happen to it
         :raises ConfigurationError: for an argument that cannot work

@@ -48,8 +48,9 @@ def _faulty_pool(pool: Any, plan: FaultPlan) -> Any:
 
     class FaultyPool(pool):  # type: ignore[misc]  # pyright: ignore[reportUntypedBaseClass]
         def urlopen(self, method: str, url: str, *arguments: Any, **named: Any) -> Any:
-            query = URL(url, encoded=True).query
-            call = s3_call(method, query)
+            asked = URL(url, encoded=True)
+            query = asked.query
+            call = s3_call(method, asked.path, query)
             fault = call and plan.before_connecting(call, part_number_in(query))
             if fault:
                 error = fault.error()

@@ -9,10 +9,9 @@ from __future__ import annotations
 import io
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
 from http.client import HTTPResponse, RemoteDisconnected
 from typing import Any
 
@@ -140,11 +139,21 @@ class _FlightConnection:
 
     def getresponse(self) -> Any:
         kind: Any = self.response_class
-        self.response_class = partial(_with_whole_head, kind)
+        readers: list[_HeadReader] = []
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            response: HTTPResponse = kind(*arguments, **named)
+            response.fp = _HeadReader(response.fp.detach())
+            readers.append(response.fp)
+            return response
+
+        self.response_class = watched
         try:
             response: Any = super().getresponse()  # type: ignore[misc]
         finally:
             self.response_class = kind
+        for reader in readers:
+            reader.in_head = False
         if self._cut_short or self._response_received:
             # The store still waits for the body here: nothing else must follow. The answer keeps the socket until it is read.
             self.sock.close()
@@ -173,22 +182,13 @@ class _FlightConnection:
 class _HeadReader(io.BufferedReader):
     """An answer's bytes. Where http.client takes a head that is cut off for a whole one, this does not."""
 
-    _begun = _ended = False
+    in_head = True
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(size)
-        whole = line.endswith(b"\n") or len(line) == size
-        if self._begun and not self._ended and not whole:
+        if self.in_head and not line.endswith(b"\n") and len(line) != size:
             raise RemoteDisconnected("the answer ended within its head")
-        self._begun = True
-        self._ended = self._ended or line in (b"\r\n", b"\n")
         return line
-
-
-def _with_whole_head(kind: Callable[..., HTTPResponse], *arguments: Any, **named: Any) -> HTTPResponse:
-    response = kind(*arguments, **named)
-    response.fp = _HeadReader(response.fp.detach())
-    return response
 
 
 class _HTTPConnection(_FlightConnection, AWSHTTPConnection):  # type: ignore[misc]  # as botocore's own mixin, it takes what comes

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import anyio
+import boto3
 import pytest
 from support.clock import FakeClock
 from support.model_dirs import model_archive
@@ -41,21 +43,28 @@ def test_calls_of_the_control_plane_have_the_clients_names(method: str, path: st
 
 
 @pytest.mark.parametrize(
-    ("method", "query", "call"),
+    ("method", "path", "query", "call"),
     [
-        ("POST", {"uploads": ""}, "CreateMultipartUpload"),
-        ("POST", {"uploadId": "u"}, "CompleteMultipartUpload"),
-        ("POST", {}, None),
-        ("PUT", {"uploadId": "u", "partNumber": "3"}, "UploadPart"),
-        ("PUT", {}, "PutObject"),
-        ("DELETE", {"uploadId": "u"}, "AbortMultipartUpload"),
-        ("DELETE", {}, None),
-        ("HEAD", {}, "HeadObject"),
-        ("GET", {}, None),
+        ("POST", "/b/k", {"uploads": ""}, "CreateMultipartUpload"),
+        ("POST", "/b/k", {"uploadId": "u"}, "CompleteMultipartUpload"),
+        ("POST", "/b/k", {}, None),
+        ("PUT", "/b/k/l", {"uploadId": "u", "partNumber": "3"}, "UploadPart"),
+        ("PUT", "/b/k", {}, "PutObject"),
+        ("PUT", "/b/k", {"x-id": "PutObject", "X-Amz-Signature": "s"}, "PutObject"),
+        ("PUT", "/b/k", {"tagging": ""}, None),
+        ("PUT", "/b", {}, None),
+        ("PUT", "/b/", {}, None),
+        ("DELETE", "/b/k", {"uploadId": "u"}, "AbortMultipartUpload"),
+        ("DELETE", "/b/k", {}, None),
+        ("HEAD", "/b/k", {}, "HeadObject"),
+        ("HEAD", "/b", {}, None),
+        ("GET", "/b/k", {}, "GetObject"),
+        ("GET", "/b/k", {"acl": ""}, None),
     ],
 )
-def test_calls_of_the_store_have_s3s_names(method: str, query: dict[str, str], call: str | None) -> None:
-    assert s3_call(method, query) == call
+def test_calls_of_the_store_have_s3s_names(method: str, path: str, query: dict[str, str], call: str | None) -> None:
+    assert s3_call(method, path, query) == call
+    assert s3_call(method, path, query, copies=True) is None
 
 
 def test_every_call_has_common_faults() -> None:
@@ -74,7 +83,11 @@ def test_a_plan_goes_by_call_turn_and_part() -> None:
     assert plan.before_connecting("UploadPart", 2) is None
     assert plan.calls == {"UploadPart": 6, "PutObject": 1}
     assert plan.struck[0] == Struck(call="UploadPart", fault=slow, part_number=2)
+    plan.inject("PutObject", slow, times=2)
+    plan.on_arrival("PutObject", None)
+    assert plan.pending == (slow,)
     plan.clear()
+    assert plan.pending == ()
     assert plan.on_arrival("UploadPart", 1) is None
 
 
@@ -95,7 +108,7 @@ def drawn(seed: int) -> list[object]:
 
 def test_random_faults_come_at_their_rate_and_from_their_seed() -> None:
     struck = [fault for fault in drawn(1) if fault]
-    assert 300 <= len(struck) <= 500
+    assert 360 <= len(struck) <= 440
     assert {type(fault) for fault in struck} >= {
         faults.Refused,
         faults.Reset,
@@ -119,6 +132,8 @@ def test_random_faults_of_chosen_kinds() -> None:
     [
         ({"call": "upload", "fault": faults.slow_down()}, "call must be one of prepare_model_upload"),
         ({"call": "PutObject", "fault": "SlowDown"}, "fault must be one of aiobaseten.local.faults"),
+        ({"call": "PutObject", "fault": faults.ReplyLost}, "fault must be one of aiobaseten.local.faults"),
+        ({"call": "UploadPart", "fault": faults.slow_down(), "part_number": 0}, "part_number must be a whole number of at least 1"),
         ({"call": "PutObject", "fault": faults.slow_down(), "times": 0}, "times must be a whole number of at least 1"),
         ({"call": "PutObject", "fault": faults.slow_down(), "skip": -1}, "skip must be a whole number of at least 0"),
         ({"call": "PutObject", "fault": faults.slow_down(), "part_number": 1}, "part_number goes with the call UploadPart"),
@@ -130,10 +145,33 @@ def test_a_fault_that_cannot_be_injected(arguments: dict[str, object], message: 
 
 
 def test_a_rate_or_kind_that_cannot_be() -> None:
-    with pytest.raises(ab.ConfigurationError, match="rate must be from 0 to 1, not 5"):
+    with pytest.raises(ab.ConfigurationError, match="rate must be a number from 0 to 1, not 5"):
         FaultPlan().inject_randomly(5, seed=1)
+    with pytest.raises(ab.ConfigurationError, match="kinds must be several names"):
+        FaultPlan().inject_randomly(0.5, seed=1, kinds="500")
     with pytest.raises(ab.ConfigurationError, match=r"kinds must be of .*COMMON, which has no SlowUp"):
         FaultPlan().inject_randomly(0.5, seed=1, kinds=["SlowUp"])
+
+
+def test_a_rate_of_one_strikes_every_call() -> None:
+    plan = FaultPlan()
+    plan.inject_randomly(1.0, seed=1, kinds=["refused", "500"])
+    struck = [plan.before_connecting("PutObject", None) or plan.on_arrival("PutObject", None) for _ in range(100)]
+    assert None not in struck
+    assert {type(fault) for fault in struck} == {faults.Refused, faults.ErrorReply}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: faults.Reset(after=5), "Reset.after must be a number from 0 to 1, not 5"),
+        (lambda: faults.Trickle(bytes_per_s=0), "Trickle.bytes_per_s must be a number above 0, not 0"),
+        (lambda: faults.Stall(delay_s=-1), "Stall.delay_s must be a number of at least 0, not -1"),
+    ],
+)
+def test_a_fault_that_cannot_be(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ab.ConfigurationError, match=message):
+        make()
 
 
 async def test_a_stack_that_does_not_run() -> None:
@@ -212,9 +250,74 @@ async def test_a_reset_is_one(faulty: FaultyStack, session: aiohttp.ClientSessio
 
 @pytest.mark.slow
 async def test_a_truncated_reply_ends_early(faulty: FaultyStack, session: aiohttp.ClientSession, name: str) -> None:
-    faulty.inject("prepare_model_upload", faults.TruncatedReply())
+    faulty.inject("prepare_model_upload", faults.TruncatedReply(within="body"))
+    faulty.inject("prepare_model_upload", faults.TruncatedReply(within="head"))
     with pytest.raises(aiohttp.ClientPayloadError):
         await post_model(faulty, session, name)
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await post_model(faulty, session, name)
+
+
+async def head_of_answer(url: str, sent: bytes) -> bytes:
+    """The head of what a server answers to bytes.
+
+    :raises ConnectionResetError: if it resets the connection
+    """
+    host, _, port = url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(sent)
+        with anyio.fail_after(10):
+            return await reader.readuntil(b"\r\n\r\n")
+    finally:
+        writer.close()
+
+
+PUT = b"PUT /bucket/key HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n"
+
+
+@pytest.mark.slow
+async def test_a_reset_before_the_body_does_not_wait_for_it(faulty: FaultyStack) -> None:
+    faulty.inject("PutObject", faults.Reset(after=0))
+    with pytest.raises(ConnectionResetError):
+        await head_of_answer(faulty.s3_endpoint_url, PUT + b"\r\n")
+
+
+@pytest.mark.slow
+async def test_whoever_asks_first_is_refused_without_its_body(faulty: FaultyStack) -> None:
+    faulty.inject("PutObject", faults.slow_down())
+    answer = await head_of_answer(faulty.s3_endpoint_url, PUT + b"Expect: 100-continue\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 503")
+
+
+@pytest.mark.slow
+async def test_an_answer_before_the_body(faulty: FaultyStack) -> None:
+    faulty.inject("PutObject", faults.slow_down(early=True))
+    answer = await head_of_answer(faulty.s3_endpoint_url, PUT + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 503")
+
+
+@pytest.mark.slow
+async def test_other_clients_of_the_store_see_it_as_it_is(faulty: FaultyStack, name: str) -> None:
+    admin = faulty.stack.admin_credentials
+
+    def put_and_get() -> tuple[int, bytes]:
+        client = boto3.client(
+            "s3",
+            endpoint_url=faulty.s3_endpoint_url,
+            region_name=faulty.stack.region,
+            aws_access_key_id=admin.aws_access_key_id,
+            aws_secret_access_key=admin.aws_secret_access_key,
+        )
+        client.put_object(Bucket=faulty.stack.bucket, Key=name, Body=b"content")
+        size_bytes = client.head_object(Bucket=faulty.stack.bucket, Key=name)["ContentLength"]
+        content = client.get_object(Bucket=faulty.stack.bucket, Key=name)["Body"].read()
+        client.delete_object(Bucket=faulty.stack.bucket, Key=name)
+        client.close()
+        return size_bytes, content
+
+    assert await anyio.to_thread.run_sync(put_and_get) == (7, b"content")
+    assert faulty.calls == {"PutObject": 1, "HeadObject": 1, "GetObject": 1}
 
 
 @pytest.mark.slow
@@ -229,7 +332,7 @@ async def test_a_trickle_comes_whole(faulty: FaultyStack, session: aiohttp.Clien
 
 @pytest.mark.slow
 async def test_a_stall_ends_in_time_or_with_the_caller(faulty: FaultyStack, session: aiohttp.ClientSession, name: str) -> None:
-    faulty.inject("prepare_model_upload", faults.Stall(0.1))
+    faulty.inject("prepare_model_upload", faults.Stall(delay_s=0.1))
     faulty.inject("prepare_model_upload", faults.Stall())
     assert (await post_model(faulty, session, name))[0] == 200
     with anyio.move_on_after(0.1) as scope:

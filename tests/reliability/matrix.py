@@ -237,6 +237,7 @@ _NO_CONNECTION = {
     "name unresolved": Repeated(ab.TransportError, "cannot be resolved"),
 }
 _NOT_SEEN = {
+    "stall before acting": Repeated(ab.TransportError, "did not answer in time"),
     "reset before the body": Repeated(ab.TransportError, "broke off"),
     "reset in the body": Repeated(ab.TransportError, "broke off"),
     "reset after the body": Repeated(ab.TransportError, "broke off"),
@@ -244,7 +245,8 @@ _NOT_SEEN = {
 _ACTED = {
     "reply lost": Repeated(ab.TransportError, "broke off"),
     "stall": Repeated(ab.TransportError, "did not answer in time"),
-    "truncated reply": Repeated(ab.TransportError, "broke off"),
+    "reply cut in its head": Repeated(ab.TransportError, "broke off"),
+    "reply cut in its body": Repeated(ab.TransportError, "broke off"),
 }
 
 READS: Mapping[str, Rule] = {
@@ -258,6 +260,7 @@ READS: Mapping[str, Rule] = {
     "502": Repeated(ab.ServerError, "Bad Gateway"),
     "502 after acting": Repeated(ab.ServerError, "Bad Gateway"),
     "503 SlowDown": Repeated(ab.ServerError, "SlowDown"),
+    "503 before the body": Repeated(ab.ServerError, "SlowDown"),
     "error in a 200": Final(ab.ApiError, "is not what was asked for"),
     "AccessDenied": Final(ab.AuthenticationError, "AccessDenied"),
     "garbage": Repeated(ab.ApiError, "not JSON"),
@@ -271,17 +274,22 @@ COMMITS: Mapping[str, Rule] = {
     "reset after the body": Uncertain("broke off"),
     "reply lost": Found(),
     "stall": Found(),
+    "stall before acting": Uncertain("did not answer in time"),
     "trickle": Unharmed(),
-    "truncated reply": Found(),
+    "reply cut in its head": Found(),
+    "reply cut in its body": Found(),
     "429": Repeated(ab.RateLimited, "TooManyRequests", retry_after_s=1.0),
     "500": Uncertain("InternalError"),
     "500 after acting": Found(),
     "502": Uncertain("Bad Gateway"),
     "502 after acting": Found(),
     "503 SlowDown": Uncertain("SlowDown"),
+    "503 before the body": Uncertain("SlowDown"),
     "error in a 200": Uncertain("is not what was asked for"),
+    "error in a 200 after acting": Found(),
     "AccessDenied": Final(ab.AuthenticationError, "AccessDenied"),
     "garbage": Uncertain("not JSON"),
+    "garbage after acting": Found(),
     "redirect": Final(ab.ApiError, "elsewhere.example"),
 }
 
@@ -296,11 +304,14 @@ _STORE: Mapping[str, Rule] = {
     "502": Repeated(ab.UploadError, "502"),
     "502 after acting": Repeated(ab.UploadError, "502"),
     "503 SlowDown": Repeated(ab.UploadError, "SlowDown"),
+    "503 before the body": Repeated(ab.UploadError, "SlowDown"),
     "error in a 200": Repeated(ab.UploadError, "InternalError"),
+    "error in a 200 after acting": Repeated(ab.UploadError, "InternalError"),
     "ExpiredToken": Renewed(),
     "AccessDenied": Final(ab.UploadDenied, "AccessDenied"),
     "RequestTimeTooSkewed": Final(ab.UploadError, "the clock of this machine is off"),
     "garbage": Repeated(ab.UploadError, "cannot be read|Internal Server Error"),
+    "garbage after acting": Repeated(ab.UploadError, "cannot be read|Internal Server Error"),
     "redirect": Final(ab.UploadError, "elsewhere.example"),
     "another region": Final(ab.UploadError, "eu-west-1"),
 }
@@ -308,6 +319,7 @@ _STORE: Mapping[str, Rule] = {
 DATA: Mapping[str, Rule] = {
     **_STORE,
     "error in a 200": Repeated(ab.UploadError, "no ETag"),
+    "error in a 200 after acting": Repeated(ab.UploadError, "no ETag"),
     "BadDigest": Repeated(ab.IntegrityError, "BadDigest"),
     "flipped bit": Repeated(ab.IntegrityError, "Mismatch|BadDigest"),
 }
@@ -322,6 +334,8 @@ CREATES: Mapping[str, Rule] = {
     **{fault: attrs.evolve(rule, left=True) for fault, rule in _ACTED.items()},
     "500 after acting": Repeated(ab.UploadError, "InternalError", left=True),
     "502 after acting": Repeated(ab.UploadError, "502", left=True),
+    "error in a 200 after acting": Repeated(ab.UploadError, "InternalError", left=True),
+    "garbage after acting": Repeated(ab.UploadError, "Internal Server Error", left=True),
 }
 
 COMPLETES: Mapping[str, Rule] = {

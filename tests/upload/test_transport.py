@@ -297,9 +297,11 @@ async def test_answers_that_break_off_or_are_none(tls: Tls, answer: bytes) -> No
         (b'HTTP/1.1 200 OK\r\nETag: "ab', "the answer ended within its head"),
         (b"HTTP/1.1 200 OK\r\nETag: x\r\n", "the answer ended within its head"),
         (b"HTTP/1.1 204 No Content\r\n", "the answer ended within its head"),
+        (b"HTTP/1.1 403 Forb", "the answer ended within its head"),
+        (b'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nETag: "ab', "the answer ended within its head"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n<Complete", ""),
     ],
-    ids=["in-a-header", "between-headers", "after-the-status", "in-the-body"],
+    ids=["in-a-header", "between-headers", "after-the-status", "in-the-status", "after-an-unasked-100", "in-the-body"],
 )
 async def test_an_answer_that_is_cut_off_is_none(tls: Tls, cut: bytes, words: str) -> None:
     def serve(peer: Peer) -> None:
@@ -309,6 +311,17 @@ async def test_an_answer_that_is_cut_off_is_none(tls: Tls, cut: bytes, words: st
         async with transport_with(tls.options) as transport:
             with pytest.raises(TransportError, match=f"broke off: {words}"):
                 await put(transport, server.url())
+
+
+@pytest.mark.parametrize("cut", [b"HTTP/1.1 403 Forbidden\r\n", b'HTTP/1.1 200 OK\r\nETag: "ab'])
+async def test_a_refusal_that_is_cut_off_is_none(tls: Tls, cut: bytes) -> None:
+    def refuse(peer: Peer) -> None:
+        peer.head(), peer.send(cut)
+
+    with scripted_server(refuse, tls=tls.server) as server:
+        async with transport_with(tls.options) as transport:
+            with pytest.raises(TransportError, match="broke off"):
+                await put(transport, server.url(), ask_first=True)
 
 
 async def test_an_endless_answer_is_not_read_to_its_end(tls: Tls) -> None:
