@@ -1,0 +1,68 @@
+"""Pushes and runs that are cancelled wherever they can be. This is a part of all runs: `cancellation.py` makes the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+from support.await_points import awaits_in_source
+from support.cancel_run_sweep import sweep_runs
+from support.cancel_sweep import SCENARIOS, STYLES, Abort, Scenario, Style, sweep
+from support.silence import silence_ms, slow_sink
+
+pytestmark = pytest.mark.anyio
+
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+def share(label: str, of: int) -> tuple[int, int]:
+    """One of so many shares, the same in each run of the suite."""
+    return crc32(label.encode()) % of, of
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+async def test_a_cancelled_scope_leaves_nothing(scenario: Scenario) -> None:
+    seen = await sweep(scenario, "scope", "works", share=share(scenario.name, 2))
+    assert seen.runs > 0
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+async def test_a_cancelled_task_leaves_nothing(scenario: Scenario) -> None:
+    style: Style = "task" if crc32(scenario.name.encode()) % 2 else "task, again and again"
+    seen = await sweep(scenario, style, "works", share=share(scenario.name, 4))
+    assert seen.runs > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "style", "abort", "of"),
+    [
+        ("parts", "scope", "refused", 1),
+        ("parts", "scope", "silent", 4),
+        ("stream", "task, again and again", "refused", 2),
+    ],
+)
+async def test_an_upload_that_cannot_be_aborted_is_told(name: str, style: Style, abort: Abort, of: int) -> None:
+    seen = await sweep(BY_NAME[name], style, abort, share=share(style, of))
+    assert seen.runs > 0
+
+
+@pytest.mark.parametrize("style", STYLES)
+async def test_a_cancelled_run_goes_on_with_its_journal(tmp_path: Path, style: Style) -> None:
+    keeps_credentials = style == "task"
+    seen = await sweep_runs(tmp_path, style, keeps_credentials=keeps_credentials, share=share(style, 60))
+    assert seen.runs > 0
+
+
+async def test_nearly_every_line_that_awaits_is_one_of_these_places() -> None:
+    seen = await sweep(BY_NAME["parts"], "scope", "works", share=(0, 1))
+    engine = [place for place in awaits_in_source(("upload/engine.py",)) if place.covers(seen.places)]
+    assert len(engine) >= 15, sorted(seen.places)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_cancelled_upload_falls_silent(tmp_path: Path, tls: bool) -> None:
+    """Also on a link so slow that most of what was sent is still in the system's buffers."""
+    async with slow_sink(tmp_path, tls=tls) as (sink, engine):
+        for _ in range(2):
+            assert await silence_ms(sink, engine) < 500
