@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from zlib import crc32
 
 import pytest
-from support.await_points import awaits_in_source
+from support.await_points import awaits_in_source, watched_loop
 from support.cancel_run_sweep import sweep_runs
-from support.cancel_sweep import SCENARIOS, STYLES, Abort, Scenario, Style, sweep
+from support.cancel_sweep import SCENARIOS, STYLES, Abort, Scenario, Style, cancel_at, check_whole, sweep
+from support.model_dirs import model_archive
 from support.silence import silence_ms, slow_sink
+
+import aiobaseten as ab
+from aiobaseten.local import LocalStack
+from aiobaseten.options import MiB
 
 pytestmark = pytest.mark.anyio
 
@@ -54,10 +60,31 @@ async def test_a_cancelled_run_goes_on_with_its_journal(tmp_path: Path, style: S
     assert seen.runs > 0
 
 
-async def test_nearly_every_line_that_awaits_is_one_of_these_places() -> None:
-    seen = await sweep(BY_NAME["parts"], "scope", "works", share=(0, 1))
-    engine = [place for place in awaits_in_source(("upload/engine.py",)) if place.covers(seen.places)]
-    assert len(engine) >= 15, sorted(seen.places)
+@pytest.mark.slow
+async def test_cancelled_pushes_to_a_real_store_leave_no_upload(local_stack: LocalStack, name: str) -> None:
+    archive = model_archive(name, weights_bytes=12 * MiB)
+    options = ab.Options(transfer=ab.TransferOptions(part_size_bytes=5 * MiB))
+    with watched_loop():
+        async with local_stack.client(options=options) as client:
+            await client.push(ab.Push(model_archive(f"{name}-before")))
+            for k in count(1, 4):
+                ended = await cancel_at(k, "scope", lambda: client.push(ab.Push(archive)))
+                assert await local_stack.multipart_uploads() == []
+                check_whole(client, f"{name}, k={k}")
+                if ended.reached is None:
+                    break
+                assert ended.was_cancelled
+            (model,) = await client.list_models(name=name)
+            push_ids = [str(deployment.labels) for deployment in await client.list_deployments(model.id)]
+            assert len(set(push_ids)) == len(push_ids)
+
+
+async def test_the_sweep_reaches_what_an_upload_waits_for() -> None:
+    """Else the other tests here would pass without having cancelled anything."""
+    seen = await sweep(BY_NAME["parts"], "scope", "works")
+    functions = {place.function for place in seen.places}
+    assert functions >= {"_Upload._create", "_Upload._send_part", "_Upload._complete", "ControlPlane._send", "Committer.commit"}
+    assert sum(place.covers(seen.places) for place in awaits_in_source(("upload/engine.py",))) >= 15
 
 
 @pytest.mark.parametrize("tls", [False, True])
