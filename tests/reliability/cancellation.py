@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.await_points import awaits_in_source  # noqa: E402
 from support.cancel_run_sweep import sweep_runs  # noqa: E402
 from support.cancel_sweep import SCENARIOS, STYLES, Sweep, sweep, sweeps  # noqa: E402
-from support.silence import silence_ms, slow_sink  # noqa: E402
+from support.silence import cancel_and_listen, slow_sink  # noqa: E402
 
 SAVED = ROOT / "docs" / "reliability" / "cancellation.json"
 SILENCES = 20
@@ -55,7 +55,7 @@ async def silences() -> list[float]:
     for tls in (False, True):
         with tempfile.TemporaryDirectory() as directory:
             async with slow_sink(Path(directory), tls=tls) as (sink, engine):
-                found.extend([await silence_ms(sink, engine) for _ in range(SILENCES)])
+                found.extend([(await cancel_and_listen(sink, engine)).ms for _ in range(SILENCES)])
     return found
 
 

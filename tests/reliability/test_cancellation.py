@@ -11,7 +11,7 @@ from support.await_points import awaits_in_source, watched_loop
 from support.cancel_run_sweep import sweep_runs
 from support.cancel_sweep import SCENARIOS, STYLES, Abort, Scenario, Style, cancel_at, check_whole, sweep
 from support.model_dirs import model_archive
-from support.silence import silence_ms, slow_sink
+from support.silence import cancel_and_listen, slow_sink
 
 import aiobaseten as ab
 from aiobaseten.local import LocalStack
@@ -71,6 +71,7 @@ async def test_cancelled_pushes_to_a_real_store_leave_no_upload(local_stack: Loc
                 ended = await cancel_at(k, "scope", lambda: client.push(ab.Push(archive)))
                 assert await local_stack.multipart_uploads() == []
                 check_whole(client, f"{name}, k={k}")
+                assert ended.error is None
                 if ended.reached is None:
                     break
                 assert ended.was_cancelled
@@ -92,4 +93,6 @@ async def test_a_cancelled_upload_falls_silent(tmp_path: Path, tls: bool) -> Non
     """Also on a link so slow that most of what was sent is still in the system's buffers."""
     async with slow_sink(tmp_path, tls=tls) as (sink, engine):
         for _ in range(2):
-            assert await silence_ms(sink, engine) < 500
+            silence = await cancel_and_listen(sink, engine)
+            assert silence.bytes_after < MiB
+            assert silence.ms < 1500

@@ -48,6 +48,7 @@ async def sweep_runs(directory: Path, style: Style, *, keeps_credentials: bool, 
                     return await client.push_all(pushes(), journal=journal, journal_credentials=keeps_credentials, concurrency=3)
 
                 ended = await cancel_at(k, style, run)
+                assert ended.error is None, (label, ended.error)
                 if ended.reached is not None:
                     label += f" ({' < '.join(map(str, reversed(ended.reached)))})"
                     result.add(ended)

@@ -138,12 +138,14 @@ class Scenario:
     """A call, and the faults that it meets.
 
     :ivar proof: an event that tells that the call has met what the scenario is about
+    :ivar fails: what it ends with where it is not cancelled; the first of both is what must come out
     """
 
     name: str
     call: Call
     arrange: Callable[[MemoryStack], None] = lambda stack: None
     proof: type[Event] | None = Committed
+    fails: type[ab.BasetenError] | None = None
     in_parts: bool = True
     is_push: bool = True
     rekey_on_prepare: bool = False
@@ -166,6 +168,13 @@ SCENARIOS = (
     Scenario(name="existing model", call=pushing(SMALL), arrange=lambda stack: stack.add_model(NAME), in_parts=False),
     Scenario(name="busy service", call=pushing(LARGE), arrange=_busy, proof=Retrying),
     Scenario(name="lost answer to Complete", call=pushing(LARGE), arrange=_lost_completion, proof=Retrying),
+    Scenario(
+        name="refused part",
+        call=pushing(LARGE),
+        arrange=lambda stack: stack.s3.faults.update(UploadPart=[error(403, "AccessDenied")]),
+        proof=PushFailed,
+        fails=ab.UploadDenied,
+    ),
     Scenario(name="memory for one part", call=pushing(LARGE), options=attrs.evolve(OPTIONS, transfer=ONE_PART_IN_MEMORY)),
     Scenario(name="model that appears meanwhile", call=pushing(SMALL), arrange=_unseen_model, in_parts=False),
     Scenario(name="model of two teams", call=pushing(SMALL), arrange=_model_of_two_teams, in_parts=False),
@@ -265,13 +274,14 @@ class _Run:
         self.stack.s3.faults["AbortMultipartUpload"] = faults[self.abort]
         ended = await cancel_at(k, self.style, lambda: self.scenario.call(self.client))
         if ended.reached is None:
-            self._check_success(ended.result)
+            self._check_end(ended)
             return False
         self.label += f" ({' < '.join(map(str, reversed(ended.reached)))})"
         result.add(ended)
         bound_s = SLACK_S + (SILENCE_S if self.abort == "silent" else 0)
         assert ended.cleanup_s < bound_s, (self.label, ended.cleanup_s)
-        assert ended.was_cancelled or ended.was_closing, self.label
+        is_first = self.scenario.fails is not None and isinstance(ended.error, self.scenario.fails)
+        assert ended.was_cancelled or ended.was_closing or is_first, (self.label, ended.error)
         self._check_told(ended.reached)
         if self.abort != "silent":  # Else others are under way.
             self._check_threads()
@@ -312,10 +322,12 @@ class _Run:
         assert not untold or (self.abort == "silent" and creating), (self.label, sorted(left), given_up)
         assert len(left) <= (2 if self.scenario.rekey_on_prepare else 1), self.label
 
-    def _check_success(self, result: Any) -> None:
-        proof = self.scenario.proof
+    def _check_end(self, ended: Ended) -> None:
+        """Of a call that was not cancelled."""
+        proof, fails, result = self.scenario.proof, self.scenario.fails, ended.result
+        assert type(ended.error) is (fails or type(None)), (self.label, ended.error)
         assert proof is None or any(isinstance(event, proof) for event in self.events), (self.label, self.events)
-        if not self.scenario.is_push:
+        if fails or not self.scenario.is_push:
             return
         assert [deployment.id for deployment in self.stack.deployments] == [result.deployment.id], self.label
         stored = self.stack.s3.objects[f"/models/{result.upload.key}"]
@@ -333,13 +345,14 @@ class Ended:
     reached: tuple[Place, ...] | None
     was_cancelled: bool
     result: Any
+    error: ab.BasetenError | None
     cleanup_s: float
     tasks: list[asyncio.Task[Any]]
 
     @property
     def was_closing(self) -> bool:
         """Whether all was done and only closing was left, which is shielded from scopes, and after which nothing is awaited."""
-        return any(place.function in ("Client.aclose", "PushRun._close_journal") for place in self.reached or ())
+        return any(place.function in ("Client.aclose", "PushRun.__aexit__") for place in self.reached or ())
 
 
 async def cancel_at(k: int, style: Style, call: Callable[[], Awaitable[Any]]) -> Ended:
@@ -364,16 +377,19 @@ async def cancel_at(k: int, style: Style, call: Callable[[], Awaitable[Any]]) ->
 
     watch.stop = stop
     task = watch.start(in_scope() if style == "scope" else alone())
-    result, cancelled = None, False
+    result, cancelled, failure = None, False, None
     try:
         result = await task
     except asyncio.CancelledError:
         cancelled = True
+    except ab.BasetenError as caught:
+        failure = caught
     ended_s = time.monotonic()
     return Ended(
         reached=watch.reached,
         was_cancelled=cancelled or scope.cancelled_caught,
         result=result,
+        error=failure,
         cleanup_s=ended_s - stopped_s[0] if stopped_s else 0.0,
         tasks=watch.tasks,
     )

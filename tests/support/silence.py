@@ -96,8 +96,16 @@ async def slow_sink(directory: Path, *, tls: bool) -> AsyncIterator[tuple[SlowSi
             yield sink, engine
 
 
-async def silence_ms(sink: SlowSink, engine: UploadEngine) -> float:
-    """Cancel an upload that is under way, and return how long after that its last byte arrived; 0 if none did."""
+@dataclass(frozen=True)
+class Silence:
+    """What still arrived after an upload was cancelled: its last byte so long after, and so many bytes in all."""
+
+    ms: float
+    bytes_after: int
+
+
+async def cancel_and_listen(sink: SlowSink, engine: UploadEngine) -> Silence:
+    """Cancel an upload that is under way."""
     sink.received = 0
     async with await open_source(ARCHIVE) as source:
         with anyio.CancelScope() as scope:
@@ -108,11 +116,11 @@ async def silence_ms(sink: SlowSink, engine: UploadEngine) -> float:
 
                 tasks.start_soon(upload)
                 await until(lambda: sink.received > 512 * KiB)
-                cancelled_s = time.monotonic()
+                cancelled_s, received = time.monotonic(), sink.received
                 scope.cancel()
     before = -1
     while sink.received != before:
         before = sink.received
         await anyio.sleep(0.1)
     assert sink.received < len(ARCHIVE)
-    return max(0.0, 1000 * (sink.last_s - cancelled_s))
+    return Silence(max(0.0, 1000 * (sink.last_s - cancelled_s)), sink.received - received)
