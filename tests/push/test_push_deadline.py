@@ -28,7 +28,7 @@ from aiobaseten.seat import OwnSeat
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 0.3
+LIMIT_S = 0.4
 LATE = attrs.evolve(OPTIONS, timeouts=ab.TimeoutOptions(push_s=LIMIT_S, abort_s=0.5))
 
 
