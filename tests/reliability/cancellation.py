@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.await_points import awaits_in_source  # noqa: E402
-from support.cancel_run_sweep import sweep_runs  # noqa: E402
+from support.cancel_run_sweep import BEGINNINGS, sweep_resumed_runs, sweep_runs  # noqa: E402
 from support.cancel_sweep import SCENARIOS, STYLES, Sweep, sweep, sweeps  # noqa: E402
 from support.silence import cancel_and_listen, slow_sink  # noqa: E402
 
@@ -41,6 +41,9 @@ async def sweep_all() -> Sweep:
             for keeps_credentials in (False, True):
                 label = f"run with a journal{' and its credentials' * keeps_credentials}, {style}"
                 report(whole, label, await sweep_runs(Path(directory), style, keeps_credentials=keeps_credentials))
+            for beginning in BEGINNINGS:
+                label = f"run that goes on with a {beginning}, {style}"
+                report(whole, label, await sweep_resumed_runs(Path(directory), style, beginning))
     return whole
 
 
@@ -72,7 +75,7 @@ async def measure() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
-        "scenarios": len(SCENARIOS) + 2,
+        "scenarios": len(SCENARIOS) + 2 + len(BEGINNINGS),
         "runs": whole.runs,
         "distinct_places": len(awaits) - len(missed),
         "places_in_source": len(awaits),

@@ -8,7 +8,7 @@ from zlib import crc32
 
 import pytest
 from support.await_points import awaits_in_source, watched_loop
-from support.cancel_run_sweep import sweep_runs
+from support.cancel_run_sweep import BEGINNINGS, Beginning, sweep_resumed_runs, sweep_runs
 from support.cancel_sweep import SCENARIOS, STYLES, Abort, Scenario, Style, cancel_at, check_whole, sweep
 from support.model_dirs import model_archive
 from support.silence import cancel_and_listen, slow_sink
@@ -58,6 +58,12 @@ async def test_an_upload_that_cannot_be_aborted_is_told(name: str, style: Style,
 async def test_a_cancelled_run_goes_on_with_its_journal(tmp_path: Path, style: Style) -> None:
     keeps_credentials = style == "task"
     seen = await sweep_runs(tmp_path, style, keeps_credentials=keeps_credentials, share=share(style, 60))
+    assert seen.runs > 0
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+async def test_a_run_that_goes_on_is_cancelled_too(tmp_path: Path, beginning: Beginning) -> None:
+    seen = await sweep_resumed_runs(tmp_path, "scope", beginning, share=share(beginning, 8))
     assert seen.runs > 0
 
 

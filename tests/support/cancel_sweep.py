@@ -20,10 +20,11 @@ from typing import Any, Literal
 
 import anyio
 import attrs
+from aiohttp import web
 from support.await_points import Place, Watch, watched_loop
 from support.fake_s3 import error, hold
 from support.fake_s3 import lose_reply as lose_s3_reply
-from support.meddling_proxy import answer, lose_reply
+from support.meddling_proxy import Forward, answer, lose_reply
 from support.memory_stack import HASTY, KEY, PART_BYTES, SMALL_PARTS, MemoryStack, memory_stack
 from support.model_dirs import model_archive
 from support.scripted_api import MODEL
@@ -79,10 +80,14 @@ def _model_of_two_teams(stack: MemoryStack) -> None:
         stack.add_model(NAME, team=team)
 
 
-def _unseen_model(stack: MemoryStack) -> None:
-    """The model is there, and seen only after a commit was refused for it."""
-    stack.add_model(NAME)
-    stack.plan("GET", "/v1/models", answer(200, '{"models": []}'))
+def _model_that_appears(stack: MemoryStack) -> None:
+    """Between prepare and commit, which is refused for it."""
+
+    async def appear(_: web.Request, forward: Forward) -> web.Response:
+        stack.add_model(NAME)
+        return await forward()
+
+    stack.plan("POST", "/v1/models", appear)
 
 
 def _lost_completion(stack: MemoryStack) -> None:
@@ -176,7 +181,7 @@ SCENARIOS = (
         fails=ab.UploadDenied,
     ),
     Scenario(name="memory for one part", call=pushing(LARGE), options=attrs.evolve(OPTIONS, transfer=ONE_PART_IN_MEMORY)),
-    Scenario(name="model that appears meanwhile", call=pushing(SMALL), arrange=_unseen_model, in_parts=False),
+    Scenario(name="model that appears meanwhile", call=pushing(SMALL), arrange=_model_that_appears, in_parts=False),
     Scenario(name="model of two teams", call=pushing(SMALL), arrange=_model_of_two_teams, in_parts=False),
     Scenario(name="team", call=_push_to_team, in_parts=False),
     Scenario(name="large bodies", call=pushing(SMALL, deployment=LARGE_CONFIG), arrange=_large_answer, in_parts=False),
