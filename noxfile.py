@@ -136,6 +136,13 @@ def soak(session: nox.Session) -> None:
     session.run("python", "tests/reliability/soak.py", *session.posargs)
 
 
+@nox.session
+def cancellation(session: nox.Session) -> None:
+    """Cancel pushes and runs at every one of their suspensions, which takes some minutes; `-- --save` keeps the figures."""
+    session.install(".[local]", *dependency_groups(PYPROJECT, "test"))
+    session.run("python", "tests/reliability/cancellation.py", *session.posargs)
+
+
 def requirements() -> Iterator[str]:
     """What the package asks for, with all extras."""
     project = PYPROJECT["project"]

@@ -132,6 +132,7 @@ class Client:
         :raises UploadError: if the object store does not take the archive; its subclasses say why
         :raises TransportError: if one of them cannot be reached
         :raises CommitUncertain: if the commit was sent and its outcome cannot be found out
+        :raises DeadlineExceeded: if it takes longer than `TimeoutOptions.push_s` and no commit was sent
         """
         return await self._open_planes().pusher.push(_as_push(push))
 

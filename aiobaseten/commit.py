@@ -21,7 +21,7 @@ from aiobaseten.models import (
     PrepareModelUploadRequest,
 )
 from aiobaseten.options import Options
-from aiobaseten.retry import Clock, poll_intervals_s
+from aiobaseten.retry import Clock, in_trouble, poll_intervals_s
 
 PUSH_ID_LABEL = "aiobaseten-push-id"
 
@@ -55,7 +55,8 @@ class Committer:
             if not _may_have_acted(error):
                 await ledger.not_committed()
                 raise
-            created = await self._reconcile(push_id, commit, error)
+            with in_trouble(error):
+                created = await self._reconcile(push_id, commit, error)
         return await self._ended(ledger, created)
 
     async def settle(self, ledger: Ledger, sent: SentCommit) -> CreatedModelDeployment | None:

@@ -197,7 +197,7 @@ class IntegrityError(UploadError):
 
 
 class CommitUncertain(BasetenError):
-    """The commit was sent, no usable answer came, and no trace of it could be found. It is not sent again blindly.
+    """The commit was sent, no usable answer came, and no trace of it could be found in time. It is not sent again blindly.
 
     Look for a deployment with the label ``aiobaseten-push-id`` = `push_id` before pushing once more.
     """
@@ -225,9 +225,16 @@ class DeploymentFailed(BasetenError):
 
 
 class DeadlineExceeded(BasetenError):
-    """A time limit that the caller set has passed."""
+    """A time limit that the caller set has passed. `push_id` is set where it was a push's (`TimeoutOptions.push_s`).
+
+    Then nothing was made: a push whose commit was under way raises `CommitUncertain` from it.
+    """
 
     retryable = True
+
+    def __init__(self, message: str = "", *, push_id: str | None = None) -> None:
+        super().__init__(message)
+        self.push_id = push_id
 
 
 class JournalError(BasetenError):

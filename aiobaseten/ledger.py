@@ -57,6 +57,7 @@ class Ledger(UploadLog):
     :ivar created: the answer to the commit
     :ivar is_active: whether its deployment was seen to be up
     :ivar was_sent: whether an earlier run has sent a commit, which may land late although no trace of it was found
+    :ivar tried_commit: whether an attempt of this process has tried to commit; the next one looks first for what that may have made
     :ivar on_unsent: called whenever it is certain that no commit is under way any more
     """
 
@@ -67,6 +68,7 @@ class Ledger(UploadLog):
     created: CreatedModelDeployment | None = None
     is_active: bool = False
     was_sent: bool = False
+    tried_commit: bool = False
     on_unsent: Callable[[], None] = _nothing
 
     async def prepared(self, fingerprint: str | None, target: UploadTarget | None) -> None:

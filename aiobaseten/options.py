@@ -152,6 +152,9 @@ class TimeoutOptions:
     :param abort_s: for all clean-up after a failure or a cancellation, together
     :param reconcile_s: how long a commit whose outcome is unknown is looked for; new deployments may be invisible for 30 s
     :param not_found_grace_s: how long a new deployment may answer 404 before that counts
+    :param push_s: for one push, from opening its source to the end of its commit. Then what it does is cancelled, its upload is
+        aborted, and `DeadlineExceeded` raised, or `CommitUncertain` where its commit was under way. In a run of many, each attempt
+        at a push has that long, and waiting for other pushes of the run does not count. None: no limit
     """
 
     connect_s: float = attrs.field(default=10.0, validator=_number(above=0))
@@ -160,6 +163,7 @@ class TimeoutOptions:
     abort_s: float = attrs.field(default=5.0, validator=_number(above=0))
     reconcile_s: float = attrs.field(default=45.0, validator=_number(above=0))
     not_found_grace_s: float = attrs.field(default=30.0, validator=_number(at_least=0))
+    push_s: float | None = attrs.field(default=None, validator=_or_none(_number(above=0)))
 
 
 @attrs.frozen(kw_only=True)

@@ -25,6 +25,7 @@ from aiobaseten._convert import to_json
 from aiobaseten._threads import run_to_end
 from aiobaseten.api.endpoints import Endpoints
 from aiobaseten.commit import PUSH_ID_LABEL, Committer
+from aiobaseten.deadline import Deadline
 from aiobaseten.errors import ApiError, BasetenError, InvalidPush, Problem, UploadDenied
 from aiobaseten.events import Emitter, Prepared, PushFailed, PushStarted, UploadAborted, retry_reporter
 from aiobaseten.ledger import Ledger
@@ -154,17 +155,16 @@ class CheckResult:
 class _Attempt:
     """One go at a push.
 
+    :param deadline: told what is being done; also the push's seat
     :param keeps_steps: whether another attempt may go on from the ledger
     :ivar reused_upload: whether the archive was uploaded by an earlier attempt
-    :ivar tried_commit: whether a commit has been tried before
     """
 
     push: Push
     ledger: Ledger
-    seat: Seat
+    deadline: Deadline
     keeps_steps: bool = attrs.field(kw_only=True)
     reused_upload: bool = False
-    tried_commit: bool = False
 
 
 class Pusher:
@@ -197,28 +197,40 @@ class Pusher:
 
         :param ledger: what earlier attempts have done, and where this one's steps are kept
         :param seat: given away while another push is waited for
+        :raises DeadlineExceeded: if it takes longer than `TimeoutOptions.push_s`
         """
-        attempt = _Attempt(push, ledger or Ledger(push_id=push_id_of(push)), seat or OwnSeat(), keeps_steps=ledger is not None)
-        ledger = attempt.ledger
+        keeps_steps = ledger is not None
+        ledger = ledger or Ledger(push_id=push_id_of(push))
+        deadline = Deadline(self._options.timeouts.push_s, ledger, seat or OwnSeat())
         try:
-            if (created := await self._made_before(ledger)) is not None:
-                self._lookup.learn(created.model, push.team_id)
-                return PushResult(push_id=ledger.push_id, model=created.model, deployment=created.deployment, upload=ledger.receipt)
-            async with await open_source(push.source, symlinks=push.symlinks) as source:
-                try:
-                    return await self._push(attempt, source)
-                except ApiError as refused:
-                    if not source.seekable or not await self._can_begin_again(attempt, refused):
-                        raise
-                    return await self._push(attempt, source)
+            with deadline.kept():
+                return await self._carry_out(_Attempt(push, ledger, deadline, keeps_steps=keeps_steps))
+            assert ledger.created is not None
+            return _result_of(ledger, ledger.created)
         except BaseException as error:
             self._emit(PushFailed(push_id=ledger.push_id, error=str(error) or type(error).__name__))
             raise
 
-    async def _made_before(self, ledger: Ledger) -> CreatedModelDeployment | None:
+    async def _carry_out(self, attempt: _Attempt) -> PushResult:
+        push = attempt.push
+        if (created := await self._made_before(attempt)) is not None:
+            self._lookup.learn(created.model, push.team_id)
+            return _result_of(attempt.ledger, created)
+        attempt.deadline.begins("opening its source")
+        async with await open_source(push.source, symlinks=push.symlinks) as source:
+            try:
+                return await self._push(attempt, source)
+            except ApiError as refused:
+                if not source.seekable or not await self._can_begin_again(attempt, refused):
+                    raise
+                return await self._push(attempt, source)
+
+    async def _made_before(self, attempt: _Attempt) -> CreatedModelDeployment | None:
         """What an earlier run has made of the push: known, or now found."""
+        ledger = attempt.ledger
         if ledger.created is not None or ledger.sent is None:
             return ledger.created
+        attempt.deadline.begins("looking for what an earlier run has made")
         return await self._committer.settle(ledger, ledger.sent)
 
     async def _can_begin_again(self, attempt: _Attempt, refused: ApiError) -> bool:
@@ -262,9 +274,11 @@ class Pusher:
             self._large.release()
 
     async def _push(self, attempt: _Attempt, source: Source) -> PushResult:
-        push, ledger = attempt.push, attempt.ledger
+        push, ledger, deadline = attempt.push, attempt.ledger, attempt.deadline
+        deadline.begins("reading its config")
         valid = await self._valid_request(push, source)
-        async with self._named(attempt, valid) as named, self._turn_for(source, attempt.seat):
+        deadline.begins("looking its model up")
+        async with self._named(attempt, valid) as named, self._turn_for(source, deadline):
             request = self._tagged(ledger.push_id, _to_model(push, valid, named.model))
             self._emit(
                 PushStarted(
@@ -273,11 +287,12 @@ class Pusher:
                     size_bytes=source.size_bytes,
                 )
             )
-            created = await self._committer.find_own(ledger, request) if attempt.tried_commit else None
+            created = await self._committer.find_own(ledger, request) if ledger.tried_commit else None
             receipt = None
             if created is None:
                 receipt = await self._upload(attempt, request, source)
-                attempt.tried_commit = True
+                ledger.tried_commit = True
+                deadline.begins("committing")
                 created = await self._committer.commit(
                     ledger, request, receipt.key if receipt else None, disable_archive_download=push.disable_archive_download
                 )
@@ -293,6 +308,7 @@ class Pusher:
     async def _upload(self, attempt: _Attempt, request: PrepareModelUploadRequest, source: Source) -> UploadReceipt | None:
         """Prepare and upload, or go on with what an earlier attempt has left of this very archive and request."""
         ledger = attempt.ledger
+        attempt.deadline.begins("preparing its upload")
         fingerprint = await self._fingerprint(source, request) if attempt.keeps_steps else None
         is_same = fingerprint is not None and fingerprint == ledger.fingerprint
         attempt.reused_upload = is_same and ledger.receipt is not None
@@ -300,7 +316,7 @@ class Pusher:
             return ledger.receipt
         if is_same and ledger.partial is not None and ledger.target is not None:
             try:
-                return await self._send(ledger, request, source, ledger.target)
+                return await self._send(attempt, request, source, ledger.target)
             except UploadDenied:
                 ledger.target = None  # Kept credentials may be refused for other reasons than their age.
         target = await self._prepare(request, ledger.push_id)
@@ -308,11 +324,13 @@ class Pusher:
         if ledger.partial is not None and not (is_same and target is not None and target.place == ledger.place):
             await self._abort_earlier(ledger, target)
         await ledger.prepared(fingerprint, target)
-        return None if target is None else await self._send(ledger, request, source, target)
+        return None if target is None else await self._send(attempt, request, source, target)
 
     async def _send(
-        self, ledger: Ledger, request: PrepareModelUploadRequest, source: Source, target: UploadTarget
+        self, attempt: _Attempt, request: PrepareModelUploadRequest, source: Source, target: UploadTarget
     ) -> UploadReceipt:
+        ledger = attempt.ledger
+        attempt.deadline.begins("uploading its archive")
         receipt = await self._engine.upload(
             target,
             source,
@@ -369,7 +387,7 @@ class Pusher:
         if request.name is None:
             yield NamedModel(None)
             return
-        async with self._lookup.model(attempt.ledger.push_id, request.name, request.team_id, attempt.seat) as named:
+        async with self._lookup.model(attempt.ledger.push_id, request.name, request.team_id, attempt.deadline) as named:
             yield named
 
     async def _with_config(self, deployment: DeploymentArchivePayload, source: Source) -> DeploymentArchivePayload:
@@ -407,6 +425,10 @@ def _deployment_of(push: Push) -> DeploymentArchivePayload:
         problem = f"must be a DeploymentArchivePayload, not a {type(deployment).__name__}"
         raise InvalidPush(problems=[Problem("$.deployment", problem)])
     return deployment
+
+
+def _result_of(ledger: Ledger, created: CreatedModelDeployment) -> PushResult:
+    return PushResult(push_id=ledger.push_id, model=created.model, deployment=created.deployment, upload=ledger.receipt)
 
 
 def push_id_of(push: Push) -> str:

@@ -6,8 +6,11 @@ safe.
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import anyio
@@ -37,6 +40,47 @@ def poll_intervals_s() -> Iterator[float]:
     yield from (0.5, 1.0, 2.0, 4.0)
     while True:
         yield 5.0
+
+
+@attrs.define(eq=False)
+class Trouble:
+    """A failure that something is being done about, such as repeating the call."""
+
+    error: BaseException
+
+
+_troubles: ContextVar[list[Trouble] | None] = ContextVar("aiobaseten_troubles", default=None)
+
+
+@contextmanager
+def watched_troubles() -> Generator[list[Trouble]]:
+    """Yields the troubles of the block and of the tasks that it starts, the newest last."""
+    troubles: list[Trouble] = []
+    token = _troubles.set(troubles)
+    try:
+        yield troubles
+    finally:
+        _troubles.reset(token)
+
+
+@contextmanager
+def in_trouble(error: BaseException) -> Generator[Trouble]:
+    """Around what is done about a failure. Where that is cancelled, the failure stays among the `watched_troubles`."""
+    trouble = Trouble(error)
+    troubles = _troubles.get()
+    if troubles is None:
+        yield trouble
+        return
+    troubles.append(trouble)
+    was_cancelled = False
+    try:
+        yield trouble
+    except asyncio.CancelledError:
+        was_cancelled = True
+        raise
+    finally:
+        if not was_cancelled and trouble in troubles:
+            troubles.remove(trouble)
 
 
 OnRetry = Callable[[BaseException, int, float], None]
@@ -85,7 +129,9 @@ async def _retry_after(
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        if on_retry and error and state.next_action:
+        assert error is not None
+        trouble.error = error
+        if on_retry and state.next_action:
             on_retry(error, state.attempt_number, state.next_action.sleep)
 
     failed_first = [first_error]
@@ -103,4 +149,5 @@ async def _retry_after(
         sleep=clock.sleep,
         reraise=True,
     )
-    return await attempts(attempt)
+    with in_trouble(first_error) as trouble:
+        return await attempts(attempt)

@@ -67,7 +67,7 @@ EXAMPLES: list[tuple[BasetenError, str, bool]] = [
     (IntegrityError("differs"), "differs", False),
     (CommitUncertain("who knows", push_id="p1"), "who knows", False),
     (DeploymentFailed("failed", model_id="m1", deployment_id="d1", status="BUILD_FAILED"), "failed", False),
-    (DeadlineExceeded("too slow"), "too slow", True),
+    (DeadlineExceeded("too slow", push_id="p1"), "too slow", True),
     (JournalError("locked"), "locked", False),
 ]
 

@@ -30,6 +30,7 @@ def test_defaults() -> None:
     assert options.timeouts.reconcile_s == 45
     assert options.timeouts.abort_s == 5
     assert options.timeouts.not_found_grace_s == 30
+    assert options.timeouts.push_s is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,8 @@ def test_bad_retry_options(field: str, values: list[Any]) -> None:
 
 @pytest.mark.parametrize("field", [field.name for field in attrs.fields(TimeoutOptions)])
 def test_bad_timeouts(field: str) -> None:
-    for value in [*NOT_SECONDS, *([] if field == "not_found_grace_s" else [0])]:
+    refused = [*NOT_SECONDS, *([] if field == "not_found_grace_s" else [0])]
+    for value in [value for value in refused if field != "push_s" or value is not None]:
         with pytest.raises(ConfigurationError, match=rf"^TimeoutOptions\.{field} must be a finite number"):
             TimeoutOptions(**{field: value})
     assert getattr(TimeoutOptions(**{field: 0.25}), field) == 0.25

@@ -117,6 +117,10 @@ async def push(
     symlinks: Symlinks = "store",
     wait: Annotated[bool, Parameter(negative="", help="Wait until each deployment is active.")] = False,
     timeout_s: Annotated[float, Parameter(name="--timeout", help="With --wait: give up after so many seconds.")] = 1800.0,
+    push_timeout_s: Annotated[
+        float | None,
+        Parameter(name="--push-timeout", help="Seconds that each push may take; by default any."),
+    ] = None,
     concurrency: Annotated[
         int | None, Parameter(help="Pushes at once; by default 4, or 64 with --manifest.", validator=Number(gte=1))
     ] = None,
@@ -136,7 +140,7 @@ async def push(
     pushes = target.pushes(sources or (), symlinks)
     talk = _talk()
     view = None if dry_run else view_for(manifest, talk)
-    async with connection.client(transfer.options(), observer=view) as client:
+    async with connection.client(transfer.options(), push_s=push_timeout_s, observer=view) as client:
         if manifest is not None:
             manifest = await manifest.with_teams(lambda name: _team_id(client, name))
             pushes = [entry.push for entry in manifest.entries]

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from aiobaseten.client import Client
 from aiobaseten.events import Observer
-from aiobaseten.options import MiB, Options, TransferOptions
+from aiobaseten.options import MiB, Options, TimeoutOptions, TransferOptions
 
 
 @Parameter(name="*")
@@ -50,8 +50,10 @@ class Connection:
     auth_scheme: Annotated[Literal["Bearer", "Api-Key"], Parameter(help="Of the Authorization header.")] = "Bearer"
     ca_bundle: Annotated[Path | None, Parameter(help="PEM file of authorities to trust, in place of the system's.")] = None
 
-    def client(self, transfer: TransferOptions, *, observer: Observer | None = None) -> Client:
+    def client(self, transfer: TransferOptions, *, push_s: float | None = None, observer: Observer | None = None) -> Client:
         """A client with these settings.
+
+        :param push_s: the time limit of each push
 
         :raises ConfigurationError: for a value that cannot work, or where no key is found
         """
@@ -59,6 +61,6 @@ class Connection:
             base_url=self.base_url,
             s3_endpoint_url=self.s3_endpoint_url,
             auth_scheme=self.auth_scheme,
-            options=Options(transfer=transfer, ca_bundle=self.ca_bundle),
+            options=Options(transfer=transfer, timeouts=TimeoutOptions(push_s=push_s), ca_bundle=self.ca_bundle),
             observer=observer,
         )

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from aiobaseten.errors import TransportError, UploadDenied, UploadError
@@ -243,6 +244,7 @@ class _Upload:
             await self._send_all()
             duration_s = clock.monotonic() - started_s
         problem = await self._abort()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if problem is not None:
             raise UploadError(f"all went well, but the parts are still there: {problem}", operation="AbortMultipartUpload")
         return UploadRehearsal(size_bytes=self._size_bytes, parts=len(self._put), duration_s=duration_s)
@@ -264,9 +266,7 @@ class _Upload:
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and self._log.outlives_cancellation and self._log.partial is not None:
                 raise
-            problem = await self._abort()
-            if problem is not None:
-                error.add_note(problem)
+            await self._abort(error)
             raise
         finally:
             self._reader.release_all()
@@ -438,24 +438,32 @@ class _Upload:
                 raise no_such_upload from error
             raise
 
-    async def _abort(self) -> str | None:
-        """Clean up in what time is left for it. Returns what went wrong, in words."""
+    async def _abort(self, cause: BaseException | None = None) -> str | None:
+        """Clean up in what time is left for it. Returns what went wrong, in words, and adds it as a note to what led here."""
         deadline = self._clean_up_deadline()
         upload_id = self._upload_id
         if upload_id is None:
             return None
-        outcome: dict[str, str | None] = {"error": "no answer in time"}
+        problem: str | None = None
 
         async def abort() -> None:
+            nonlocal problem
+            error: str | None = "no answer in time"
             with anyio.CancelScope(shield=True, deadline=deadline):
-                outcome["error"] = await self._try_to_abort(upload_id)
+                error = await self._try_to_abort(upload_id)
+            if error is None:
+                self._log.upload_gone()
+            else:
+                problem = f"the multipart upload {upload_id} could not be aborted: {error}"
+                if cause is not None:
+                    cause.add_note(problem)
+            self._emit(UploadAborted(push_id=self._push_id, key=self.target.key, upload_id=upload_id, error=error))
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(abort)  # in a task of its own, which a second cancellation by asyncio itself does not reach
-        if outcome["error"] is None:
-            self._log.upload_gone()
-        self._emit(UploadAborted(push_id=self._push_id, key=self.target.key, upload_id=upload_id, error=outcome["error"]))
-        return outcome["error"] and f"the multipart upload {upload_id} could not be aborted: {outcome['error']}"
+        # In a task of its own, which a further cancellation by asyncio itself does not reach; that of scopes is kept out here.
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(abort)
+        return problem
 
     async def _try_to_abort(self, upload_id: str) -> str | None:
         """What went wrong, in words; None if the upload is gone."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import socket
+import struct
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from urllib3.util import wait_for_read
 
 CONTINUE_TIMEOUT_S = 1.0
 """How long a store may take to say that it wants a body, before it gets it unasked. botocore's figure."""
+NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class CalledBack(Exception):
@@ -53,6 +55,9 @@ class Flight:
         with self._lock:
             self._called_back.set()
             if self._socket is not None:
+                with suppress(OSError):
+                    # Closed without lingering, it drops what the system has taken and not yet sent: megabytes, on a slow link.
+                    self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
                 with suppress(OSError):
                     # Not SSLSocket's own method, which would go on in plain text.
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)

@@ -166,10 +166,12 @@ class Transport:
         self._closed = True
         for scope in self._scopes:
             scope.cancel()
-        if self._scopes:
-            await self._idle.wait()
-        for route in self._routes.values():
-            route.pool.close()
+        try:
+            if self._scopes:
+                await self._idle.wait()
+        finally:
+            for route in self._routes.values():
+                route.pool.close()
 
     def _slices(self, flight: Flight, body: memoryview | bytes) -> Iterator[memoryview]:
         view = memoryview(body)

@@ -193,6 +193,7 @@ async def test_an_unreachable_service(capsys: pytest.CaptureFixture[str], tmp_pa
         (["push", "x"], "x"),
         (["push", ""], "does not exist"),
         (["push", "x", "--concurrency", "0"], "concurrency"),
+        (["push", "x", "--push-timeout", "0"], "push_s"),
         (["wait", "m", "d", "--timeout", "nan"], "timeout_s"),
         (["demo", "--examples", "/does/not/exist"], "no model directory"),
     ],
@@ -336,6 +337,17 @@ async def test_a_deployment_that_fails_while_waited_for_is_named(
     assert record["model_name"] == name
     assert record["deployment_id"]
     assert record["push_id"]
+
+
+async def test_a_push_that_takes_too_long_is_given_up(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, local_stack: LocalStack, no_waiting: FakeClock
+) -> None:
+    assert await command("push", model_dir(tmp_path / "model", name), "--push-timeout", "0.000001", "--json") == 1
+    (record,) = records(printed(capsys)[0])
+    assert record["error"]["type"] == "DeadlineExceeded"
+    assert "push_s" in record["error"]["message"]
+    async with local_stack.client() as client:
+        assert await client.list_models(name=name) == ()
 
 
 async def test_a_reader_that_goes_away_stops_no_push(tmp_path: Path, name: str, local_stack: LocalStack) -> None:

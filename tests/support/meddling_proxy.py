@@ -25,8 +25,8 @@ async def lose_reply(request: web.Request, forward: Forward) -> None:
 
 async def lose_request(request: web.Request, forward: Forward) -> None:
     """Break off, and let the service know nothing."""
-    assert request.transport is not None
-    request.transport.abort()
+    if request.transport is not None:  # else the caller has gone already
+        request.transport.abort()
 
 
 def answer(status: int, text: str = "{}", *, act: bool = False, **headers: str) -> Meddler:

@@ -736,6 +736,38 @@ async def test_a_second_cancellation_does_not_lose_the_upload() -> None:
         assert r.server.calls.count("AbortMultipartUpload") == 1
 
 
+@pytest.mark.parametrize("way", ["scope", "task", "task, twice"])
+async def test_an_abort_that_is_refused_is_told_however_the_upload_was_cancelled(way: str) -> None:
+    async with rig() as r:
+        reached = asyncio.Event()
+        r.server.faults["UploadPart"] = [hold(reached, asyncio.Event())] * 2
+        r.server.faults["AbortMultipartUpload"] = [error(403, "AccessDenied")]
+        scope = anyio.CancelScope()
+        errors: list[BaseException] = []
+
+        async def upload() -> None:
+            with scope:
+                try:
+                    await r.upload(LARGE)
+                except asyncio.CancelledError as cancelled:
+                    errors.append(cancelled)
+                    raise
+
+        task = asyncio.create_task(upload())
+        await reached.wait()
+        scope.cancel() if way == "scope" else task.cancel()
+        if way == "task, twice":
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() == (way != "scope")
+        assert scope.cancelled_caught == (way == "scope")
+        (told,) = r.told(UploadAborted)
+        assert isinstance(told, UploadAborted)
+        assert "AccessDenied" in str(told.error)
+        assert way == "task, twice" or "could not be aborted" in errors[0].__notes__[0]
+
+
 async def test_cancelling_while_create_waits_to_be_repeated_creates_nothing() -> None:
     async with rig(Options(retry=RetryOptions(initial_backoff_s=1000, max_backoff_s=1000))) as r:
         r.server.faults["CreateMultipartUpload"] = [error(503, "SlowDown")]
@@ -895,6 +927,20 @@ async def test_a_rehearsal_sends_the_parts_and_leaves_nothing() -> None:
         assert r.server.calls[-1] == "AbortMultipartUpload"
         assert r.server.uploads == r.server.objects == {}
         assert [type(event) for event in r.events] == [UploadStarted, PartUploaded, PartUploaded, UploadAborted]
+
+
+async def test_a_rehearsal_that_is_cancelled_while_it_ends_is_cancelled() -> None:
+    async with rig() as r, await open_source(SMALL) as source:
+        aborting, go_on = asyncio.Event(), asyncio.Event()
+        r.server.faults["AbortMultipartUpload"] = [hold(aborting, go_on)]
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(r.engine.rehearse, TARGET, source, max_duration_s=math.inf, emit=Emitter(None)))
+                await aborting.wait()
+                scope.cancel()
+                go_on.set()
+        assert scope.cancelled_caught
+        assert r.server.uploads == {}
 
 
 async def test_a_small_rehearsal_makes_no_object_either() -> None:
