@@ -70,6 +70,7 @@ def _start(plan: Mapping[str, Any]) -> subprocess.Popen[bytes] | None:
                 stderr=log,
                 cwd=plan["directory"],
                 env=plan["environment"],
+                umask=0o077,
                 preexec_fn=_die_with_supervisor if sys.platform == "linux" else None,  # noqa: PLW1509 - no thread runs yet
             )
         except OSError as error:
