@@ -29,7 +29,7 @@ def tls_context(ca_bundle: Path | None, client_cert: Path | None) -> ssl.SSLCont
         raise ConfigurationError(f"Options.ca_bundle: {ca_bundle} is not a readable PEM file of certificates: {error}") from error
     if client_cert is not None:
         try:
-            context.load_cert_chain(client_cert, password="")
+            context.load_cert_chain(client_cert, password="")  # nosec B106  # else OpenSSL would ask at the terminal
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
                 f"Options.client_cert: {client_cert} is not a readable PEM file of a certificate and its unencrypted key: {error}"

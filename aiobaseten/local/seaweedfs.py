@@ -50,7 +50,7 @@ QUOTED_LOG_LINES = 8
 _SERVICES = ("master", "volume", "filer", "s3")
 # SeaweedFS looks for these in the working directory first, and then in the home directory and below /etc.
 _SHADOWED_SETTINGS = ("security", "master", "volume", "credential", "notification")
-_SOCKET_DIRECTORY = Path("/tmp")  # noqa: S108 - fixed in SeaweedFS
+_SOCKET_DIRECTORY = Path("/tmp")  # nosec B108  # noqa: S108 - fixed in SeaweedFS
 _ADMIN_POLICY = "everything"
 
 

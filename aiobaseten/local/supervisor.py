@@ -63,7 +63,7 @@ def _start(plan: Mapping[str, Any]) -> subprocess.Popen[bytes] | None:
     """Start the server; None when it cannot be, and its log then says why."""
     with Path(plan["log"]).open("ab") as log:
         try:
-            return subprocess.Popen(  # noqa: S603 - the command comes from the stack that started this process
+            return subprocess.Popen(  # nosec B603  # noqa: S603 - the command comes from the stack that started this process
                 plan["command"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
