@@ -7,6 +7,7 @@ import base64
 import json
 import logging
 import pickle
+import stat
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -80,6 +81,11 @@ class Shown:
         if not secrets_in("\n".join(texts)):
             return {}
         return {name: text for text in texts for name in secrets_in(text)}
+
+
+def modes_in(directory: Path, pattern: str = "*") -> dict[str, int]:
+    """The permissions of files, by their names."""
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.glob(pattern)}
 
 
 def all_that_is_said(error: BaseException) -> list[str]:
