@@ -15,7 +15,6 @@ import attrs
 from yarl import URL
 
 from aiobaseten._network import is_loopback, parse_url
-from aiobaseten._redaction import takes_secrets
 from aiobaseten.errors import ConfigurationError
 from aiobaseten.models import masked
 
@@ -41,7 +40,6 @@ class ApiKey:
     origin: str
 
 
-@takes_secrets
 def find_api_key(explicit: str | None, environ: Mapping[str, str]) -> ApiKey:
     """The API key to use: `explicit`, else the variable ``BASETEN_API_KEY``, else the one in ``~/.trussrc``.
 
@@ -72,7 +70,6 @@ def find_api_key(explicit: str | None, environ: Mapping[str, str]) -> ApiKey:
     return _key_of_remote(remotes[name], f"{path}, section [{name}]")
 
 
-@takes_secrets
 def check_api_key(value: object, origin: str) -> str:
     """Return `value` if it can be an API key: printable ASCII without spaces.
 

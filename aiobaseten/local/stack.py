@@ -16,7 +16,7 @@ import anyio
 import attrs
 from aiohttp import web
 
-from aiobaseten._redaction import takes_secrets
+from aiobaseten._redaction import redacted_logs, takes_secrets
 from aiobaseten.errors import ConfigurationError
 from aiobaseten.local.object_store import REGION, AdminCredentials, LocalStackError, ObjectStore, UnfinishedUpload
 from aiobaseten.local.seaweedfs import LOOPBACK, SeaweedFS
@@ -105,6 +105,7 @@ class LocalStack:
         await self._stop()
 
     async def _start(self, resources: AsyncExitStack) -> _Running:
+        resources.enter_context(redacted_logs())
         # Objects are read back as they are stored, whatever their content encoding says.
         session = await resources.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
         seaweedfs = await SeaweedFS.start(self._data_dir, session)
