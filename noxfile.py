@@ -5,7 +5,9 @@ Tests run against the wheel that `package` builds, never against the checkout, s
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False  # A Python that is not there is named in the output and in the summary.
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "layers", "types", "package", "bare", "compat", "lowest", "tests", "matrix"]
+nox.options.sessions = ["lint", "layers", "types", "audit", "package", "bare", "compat", "lowest", "tests", "matrix"]
 
 PYPROJECT = load_toml("pyproject.toml")
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -53,6 +55,15 @@ def types(session: nox.Session) -> None:
     session.install(*requirements(), *dependency_groups(PYPROJECT, "types"))
     session.run("mypy")
     session.run("pyright")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """What the code does that it should not, what it imports without saying so, and what is known against its dependencies."""
+    session.install(*requirements(), *dependency_groups(PYPROJECT, "audit"))
+    session.run("bandit", "--quiet", "--configfile", "pyproject.toml", "--recursive", "aiobaseten", "noxfile.py")
+    session.run("deptry", "aiobaseten", silent=True)
+    audit_dependencies(session)
 
 
 @nox.session
@@ -141,6 +152,29 @@ def cancellation(session: nox.Session) -> None:
     """Cancel pushes and runs at every one of their suspensions, which takes some minutes; `-- --save` keeps the figures."""
     session.install(".[local]", *dependency_groups(PYPROJECT, "test"))
     session.run("python", "tests/reliability/cancellation.py", *session.posargs)
+
+
+def audit_dependencies(session: nox.Session) -> None:
+    """Ask the advisory database for everything that is installed here. Where it cannot be reached, say so and go on."""
+    report = session.cache_dir / "audit.json"
+    report.unlink(missing_ok=True)
+    command = ("pip-audit", "--local", "--progress-spinner", "off", "--format", "json", "--output", str(report))
+    told = str(session.run(*command, silent=True, success_codes=[0, 1]))
+    if not report.exists():
+        # Without a report it has failed; only where it got no answer is that not ours to mend.
+        if not re.search(r"requests\.exceptions\.\w*(Connection|Proxy|SSL|Timeout)|Could not connect", told):
+            session.error(f"pip-audit failed: {told}")
+        session.warn(f"SKIPPED, nothing was audited: the advisory database is out of reach: {told.splitlines()[-1][:200]}")
+        return
+    found = json.loads(report.read_text())["dependencies"]
+    unknown = sorted(each["name"] for each in found if "skip_reason" in each)
+    if len(unknown) == len(found):
+        session.warn("SKIPPED, nothing was audited: the advisory database is out of reach: it knows not one of the dependencies")
+        return
+    if unknown:
+        session.warn(f"the advisory database does not know {', '.join(unknown)}")
+    if vulnerable := [f"{each['name']} {each['version']}: {known['id']}" for each in found for known in each.get("vulns", ())]:
+        session.error(f"known vulnerabilities: {'; '.join(vulnerable)}")
 
 
 def requirements() -> Iterator[str]:

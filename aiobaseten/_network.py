@@ -13,6 +13,7 @@ import aiohttp
 import attrs
 from yarl import URL
 
+from aiobaseten._redaction import keep_secret, takes_secrets
 from aiobaseten.errors import ConfigurationError, TransportError
 
 
@@ -23,11 +24,12 @@ def tls_context(ca_bundle: Path | None, client_cert: Path | None) -> ssl.SSLCont
     """
     try:
         context = ssl.create_default_context(cafile=ca_bundle)
+        context.keylog_filename = None  # type: ignore[assignment]  # SSLKEYLOGFILE would write down how to read what is sent
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"Options.ca_bundle: {ca_bundle} is not a readable PEM file of certificates: {error}") from error
     if client_cert is not None:
         try:
-            context.load_cert_chain(client_cert, password="")
+            context.load_cert_chain(client_cert, password="")  # nosec B106  # else OpenSSL would ask at the terminal
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
                 f"Options.client_cert: {client_cert} is not a readable PEM file of a certificate and its unencrypted key: {error}"
@@ -62,13 +64,15 @@ class Proxy:
     """A proxy, and the headers that log in to it: in its URL the password would show up in aiohttp's errors."""
 
     url: URL
-    headers: Mapping[str, str] | None
+    headers: Mapping[str, str] | None = attrs.field(repr=False)
 
 
+@takes_secrets
 def proxy_for(url: str) -> Proxy | None:
     """The proxy that the environment names for a URL (``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY``, ``NO_PROXY``).
 
-    Loopback addresses are never reached through a proxy.
+    Loopback addresses are never reached through a proxy, and plain http is not either: there is no tunnel to send it through, and
+    the proxy would read the headers that are meant for the host.
 
     :raises ConfigurationError: if what is named cannot be used
     """
@@ -79,13 +83,20 @@ def proxy_for(url: str) -> Proxy | None:
     named = proxies.get(target.scheme) or proxies.get("all")
     if not named:
         return None
+    if target.scheme == "http":
+        raise ConfigurationError(
+            f"the environment names a proxy for http://{target.host}, which would get to see the credentials that are sent there:"
+            f" use https, or put {target.host} into NO_PROXY"
+        )
     proxy = parse_url(named if "://" in named else f"http://{named}")
     if proxy is None or proxy.scheme not in ("http", "https") or not proxy.host:
         raise ConfigurationError(f"the proxy that the environment names for {target.host} must be an http or https URL with a host")
     if proxy.user is None:
         return Proxy(proxy, None)
     login = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
-    return Proxy(proxy.with_user(None), {"Proxy-Authorization": f"Basic {login}"})
+    found = Proxy(proxy.with_user(None), {"Proxy-Authorization": f"Basic {login}"})
+    keep_secret(found, proxy.password or "", login)
+    return found
 
 
 def parse_url(url: object) -> URL | None:

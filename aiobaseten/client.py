@@ -15,7 +15,8 @@ import anyio
 import attrs
 
 from aiobaseten import rules
-from aiobaseten._network import parse_url
+from aiobaseten._network import parse_url, proxy_for
+from aiobaseten._redaction import redacted_logs, takes_secrets
 from aiobaseten.api import ControlPlane, Endpoints, check_base_url, find_api_key
 from aiobaseten.bulk import BulkReport, Journal, Pushes, PushRun
 from aiobaseten.errors import ConfigurationError, InvalidPush, Problem
@@ -55,6 +56,7 @@ class Client:
     :raises ConfigurationError: if no key is found, or an argument cannot work
     """
 
+    @takes_secrets
     def __init__(
         self,
         api_key: str | None = None,
@@ -87,23 +89,28 @@ class Client:
     async def __aenter__(self) -> Self:
         """Open the client. Connections come with the first call that needs them.
 
-        :raises ConfigurationError: if it was opened before, or `Options.ca_bundle` cannot be used
+        :raises ConfigurationError: if it was opened before, or `Options.ca_bundle` or the environment's proxy cannot be used
         """
         if self._was_opened:
             raise ConfigurationError("a Client can be opened only once: make another one")
         self._was_opened = True
-        control_plane = await self._closing.enter_async_context(
-            ControlPlane(
-                base_url=self._base_url,
-                api_key=self._api_key.value,
-                auth_scheme=self._auth_scheme,
-                options=self._options,
-                clock=self._clock,
-                connector=self._connector,
+        async with AsyncExitStack() as resources:
+            resources.enter_context(redacted_logs())
+            if self._s3_endpoint_url is not None:
+                proxy_for(self._s3_endpoint_url)  # What is wrong with it is told before anything is sent.
+            control_plane = await resources.enter_async_context(
+                ControlPlane(
+                    base_url=self._base_url,
+                    api_key=self._api_key.value,
+                    auth_scheme=self._auth_scheme,
+                    options=self._options,
+                    clock=self._clock,
+                    connector=self._connector,
+                )
             )
-        )
-        transport = Transport(self._options, self._pools)
-        self._closing.push_async_callback(transport.aclose)
+            transport = Transport(self._options, self._pools)
+            resources.push_async_callback(transport.aclose)
+            self._closing = resources.pop_all()
         s3 = S3(self._s3_endpoint_url, self._options, transport)
         api = Endpoints(control_plane)
         engine = UploadEngine(s3, self._options, self._clock)

@@ -23,7 +23,7 @@
     └── JournalError              the journal of a run cannot be used
 
 ``retryable`` says whether the same call could succeed later without a change by the caller. The first error wins: clean-up that
-fails after it adds a note, never a new error. All errors can be pickled.
+fails after it adds a note, never a new error. All errors can be pickled. No message shows a secret, whatever it quotes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from collections.abc import Sequence
 
 import attrs
 
+from aiobaseten._redaction import redact
+
 
 class BasetenError(Exception):
     """The root of all errors of this library."""
@@ -39,7 +41,7 @@ class BasetenError(Exception):
     retryable: bool = False
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message)
+        super().__init__(redact(message))
 
     @property
     def message(self) -> str:

@@ -17,6 +17,8 @@ from typing import Any, cast
 
 from yarl import URL
 
+from aiobaseten._redaction import redact
+
 NOT_JSON = object()
 MAX_MESSAGE_CHARS = 500
 MAX_REQUEST_ID_CHARS = 128
@@ -37,8 +39,8 @@ def parse(content: bytes) -> Any:
         return NOT_JSON
 
 
-def error_message(status: int, content: bytes, secret: str) -> str:
-    """What an answer with an error status says, without `secret` should it repeat it."""
+def error_message(status: int, content: bytes) -> str:
+    """What an answer with an error status says."""
     text = content.decode(errors="replace")
     body = parse(content)
     found = _message_in(body)
@@ -48,7 +50,7 @@ def error_message(status: int, content: bytes, secret: str) -> str:
         found = html.unescape(title.group(1))
     elif found is None and "<" not in text:
         found = text
-    return one_line(found or "", secret) or phrase(status)
+    return one_line(found or "") or phrase(status)
 
 
 def phrase(status: int) -> str:
@@ -59,18 +61,18 @@ def phrase(status: int) -> str:
         return "no reason given"
 
 
-def one_line(text: str, secret: str, *, max_chars: int = MAX_MESSAGE_CHARS) -> str:
-    """Text from outside as it may stand in a message: one line, printable, bounded, without the secret."""
-    line = " ".join(text.replace(secret, "***").split())
+def one_line(text: str, *, max_chars: int = MAX_MESSAGE_CHARS) -> str:
+    """Text from outside as it may stand in a message: one line, printable, bounded, without secrets that it may repeat."""
+    line = " ".join(redact(text).split())
     line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line[: max_chars + 1])
     return line if len(line) <= max_chars else line[:max_chars] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def request_id(headers: Mapping[str, str], secret: str) -> str | None:
+def request_id(headers: Mapping[str, str]) -> str | None:
     """The service's own id for a call, from whichever header has it."""
     for name in _REQUEST_ID_HEADERS:
         if value := headers.get(name):
-            return one_line(value, secret, max_chars=MAX_REQUEST_ID_CHARS)
+            return one_line(value, max_chars=MAX_REQUEST_ID_CHARS)
     return None
 
 
@@ -89,14 +91,14 @@ def retry_after_s(headers: Mapping[str, str], content: bytes) -> float | None:
     return None if advice is None else min(advice, MAX_RETRY_AFTER_S)
 
 
-def redirect_message(location: str, secret: str) -> str:
+def redirect_message(location: str) -> str:
     """Where an answer that is a redirect points to, without what could be secret there."""
     try:
         url = URL(location).with_query(None).with_fragment(None)
         target = str(url.with_user(None) if url.absolute else url) or "nowhere"
     except ValueError:
         target = "something that is not a URL"
-    return f"is redirected to {one_line(target, secret)}, which is not followed: the key stays with the base URL's host"
+    return f"is redirected to {one_line(target)}, which is not followed: the key stays with the base URL's host"
 
 
 def _message_in(body: Any, depth: int = 0) -> str | None:

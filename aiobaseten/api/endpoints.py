@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import attrs
 
 from aiobaseten._convert import Mismatch, from_json, to_json
+from aiobaseten._redaction import keep_secret
 from aiobaseten.api.http import BeforeSend, ControlPlane
 from aiobaseten.errors import Problem, RateLimited, TransportError
 from aiobaseten.models import (
@@ -198,6 +199,8 @@ def _read_prepared(data: Any) -> PrepareModelUploadResponse:
     }
     if missing := [Problem(path, "is missing beside the rest of an upload target") for path, value in needed.items() if not value]:
         raise Mismatch(missing)
+    assert creds is not None
+    keep_secret(creds, *attrs.astuple(creds))
     return response
 
 

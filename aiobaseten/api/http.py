@@ -27,6 +27,7 @@ from yarl import URL
 
 from aiobaseten import _network
 from aiobaseten._convert import Mismatch
+from aiobaseten._redaction import keep_secret, scrubbing, takes_secrets
 from aiobaseten.api import bodies
 from aiobaseten.api.keys import check_api_key, check_base_url
 from aiobaseten.api.limiter import TokenBucket
@@ -93,6 +94,7 @@ class ControlPlane:
         cannot be used
     """
 
+    @takes_secrets
     def __init__(
         self,
         *,
@@ -109,7 +111,7 @@ class ControlPlane:
         self.options = options
         self.clock = clock
         self._connector = connector
-        self._api_key = check_api_key(api_key, "the argument api_key")
+        keep_secret(self, check_api_key(api_key, "the argument api_key"))
         # Given with each request: a session's headers aiohttp sends to the proxy too, the key among them.
         self._headers = CIMultiDict(
             {"Authorization": f"{auth_scheme} {api_key}", "Accept": "application/json", "User-Agent": user_agent()}
@@ -194,21 +196,25 @@ class ControlPlane:
         async with self._slots:
             if before_send is not None:
                 await before_send()
-            try:
-                async with self._open_session().request(
-                    method,
-                    URL(url, encoded=True),
-                    data=payload,
-                    headers=self._headers if data is None else self._headers_with_body,
-                    allow_redirects=False,
-                    proxy=self._proxy.url if self._proxy else None,
-                    proxy_headers=self._proxy.headers if self._proxy else None,
-                ) as response:
-                    limit_bytes = MAX_ANSWER_BYTES if response.status < 300 else MAX_ERROR_BYTES
-                    content = await _read_up_to(response, limit_bytes)
-                    return _Answer(response.status, response.headers, content[:limit_bytes], len(content) <= limit_bytes)
-            except (aiohttp.ClientError, OSError) as error:
-                raise self._transport_error(error) from error
+            with scrubbing():
+                try:
+                    return await self._exchange(method, url, payload)
+                except (aiohttp.ClientError, OSError) as error:
+                    raise self._transport_error(error) from error
+
+    async def _exchange(self, method: str, url: str, payload: bytes | _TimedBody | None) -> _Answer:
+        async with self._open_session().request(
+            method,
+            URL(url, encoded=True),
+            data=payload,
+            headers=self._headers if payload is None else self._headers_with_body,
+            allow_redirects=False,
+            proxy=self._proxy.url if self._proxy else None,
+            proxy_headers=self._proxy.headers if self._proxy else None,
+        ) as response:
+            limit_bytes = MAX_ANSWER_BYTES if response.status < 300 else MAX_ERROR_BYTES
+            content = await _read_up_to(response, limit_bytes)
+            return _Answer(response.status, response.headers, content[:limit_bytes], len(content) <= limit_bytes)
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -218,19 +224,22 @@ class ControlPlane:
         return self._session
 
     def _read(self, answer: _Answer, method: str, path: str, read: Callable[[Any], T]) -> T:
-        # What the answer holds is not shown, nor carried by a chained error: it may be credentials.
+        # What the answer holds is not shown, nor carried by a chained error or its frames: it may be credentials.
         if not answer.whole:
             raise self._unreadable(answer, method, path, f"is larger than {MAX_ANSWER_BYTES // MiB} MiB")
         value = bodies.parse(answer.content)
         if value is bodies.NOT_JSON:
-            kind = bodies.one_line(answer.headers.get("Content-Type", "of no type"), self._api_key, max_chars=80)
+            kind = bodies.one_line(answer.headers.get("Content-Type", "of no type"), max_chars=80)
             error = self._unreadable(answer, method, path, f"is not JSON, but {len(answer.content)} bytes, {kind}")
             error.retryable = True  # A gateway's page, most likely.
             raise error
         try:
-            return read(value)
+            with scrubbing():
+                return read(value)
         except Mismatch as mismatch:
             raise self._unreadable(answer, method, path, f"is not what was asked for: {mismatch}") from mismatch
+        finally:
+            del value
 
     def _unreadable(self, answer: _Answer, method: str, path: str, reason: str) -> ApiError:
         return ApiError(
@@ -238,21 +247,21 @@ class ControlPlane:
             status=answer.status,
             method=method,
             path=path,
-            request_id=bodies.request_id(answer.headers, self._api_key),
+            request_id=bodies.request_id(answer.headers),
         )
 
     def _error(self, answer: _Answer, method: str, path: str) -> ApiError:
         if 300 <= answer.status < 400:
-            message = bodies.redirect_message(answer.headers.get("Location", ""), self._api_key)
+            message = bodies.redirect_message(answer.headers.get("Location", ""))
         else:
-            message = bodies.error_message(answer.status, answer.content, self._api_key)
+            message = bodies.error_message(answer.status, answer.content)
         kind = _ERRORS.get(answer.status) or (ServerError if answer.status >= 500 else ApiError)
         return kind(
             message,
             status=answer.status,
             method=method,
             path=path,
-            request_id=bodies.request_id(answer.headers, self._api_key),
+            request_id=bodies.request_id(answer.headers),
             retry_after_s=bodies.retry_after_s(answer.headers, answer.content),
         )
 

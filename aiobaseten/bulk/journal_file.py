@@ -285,7 +285,7 @@ class JournalFile:
     def _delete(self, table: str, pushes: Iterable[int]) -> None:
         for chunk in _chunks(pushes):
             marks = ", ".join("?" * len(chunk))
-            self._connection.execute(f"DELETE FROM {table} WHERE push IN ({marks})", chunk)  # noqa: S608 - names of our own
+            self._connection.execute(f"DELETE FROM {table} WHERE push IN ({marks})", chunk)  # nosec B608  # noqa: S608 - names of our own
 
     def read(self, push: int) -> StoredPush:
         """All that is known of one push."""
@@ -297,7 +297,7 @@ class JournalFile:
 
 _STEADY_COLUMNS = ("id", "key", "name", "source")
 _UPDATES = ", ".join(f"{column} = excluded.{column}" for column in PushRow._fields if column not in _STEADY_COLUMNS)
-_UPSERT_PUSHES = f"INSERT INTO pushes VALUES {{}} ON CONFLICT (id) DO UPDATE SET {_UPDATES}"  # noqa: S608 - names of our own
+_UPSERT_PUSHES = f"INSERT INTO pushes VALUES {{}} ON CONFLICT (id) DO UPDATE SET {_UPDATES}"  # nosec B608  # noqa: S608 - names of our own
 
 
 @cache

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import anyio
 import attrs
 
+from aiobaseten._redaction import scrub
 from aiobaseten._threads import run_to_end
 from aiobaseten.bulk.journal_file import Changes, CredentialsRow, JournalFile, PartRow, PushRow, StoredPush
 from aiobaseten.errors import JournalError
@@ -194,6 +195,7 @@ class JournalWriter:
                 if self._failure is None:
                     batch.run(self._file)
             except Exception as error:  # noqa: BLE001 - those who wait must hear of it, whatever it is
+                scrub(error)
                 self._failure = JournalError(f"the journal {self._file.path} cannot be written or read any more: {error}")
                 self._failure.__cause__ = error
             if self._failure is not None:

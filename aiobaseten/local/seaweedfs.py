@@ -29,6 +29,7 @@ import anyio.to_thread
 import attrs
 from anyio.abc import Process
 
+from aiobaseten._redaction import keep_secret, scrub
 from aiobaseten.errors import ConfigurationError
 from aiobaseten.local import supervisor
 from aiobaseten.local.object_store import AdminCredentials, LocalStackError, ObjectStore
@@ -49,7 +50,7 @@ QUOTED_LOG_LINES = 8
 _SERVICES = ("master", "volume", "filer", "s3")
 # SeaweedFS looks for these in the working directory first, and then in the home directory and below /etc.
 _SHADOWED_SETTINGS = ("security", "master", "volume", "credential", "notification")
-_SOCKET_DIRECTORY = Path("/tmp")  # noqa: S108 - fixed in SeaweedFS
+_SOCKET_DIRECTORY = Path("/tmp")  # nosec B108  # noqa: S108 - fixed in SeaweedFS
 _ADMIN_POLICY = "everything"
 
 
@@ -146,10 +147,12 @@ class SeaweedFS:
         credentials = AdminCredentials(
             aws_access_key_id=f"ADMIN{secrets.token_hex(8).upper()}", aws_secret_access_key=secrets.token_urlsafe(30)
         )
+        keep_secret(credentials, credentials.aws_access_key_id, credentials.aws_secret_access_key)
         try:
             layout = await anyio.to_thread.run_sync(_lay_out, data_dir, credentials)
             process = await _spawn(executable, layout)
         except OSError as error:
+            scrub(error)
             raise LocalStackError(f"the local stack could not be set up: {error}") from error
         store = ObjectStore(
             endpoint_url=f"http://{LOOPBACK}:{layout.ports['s3.port']}", bucket=BUCKET, credentials=credentials, session=session
@@ -225,7 +228,8 @@ async def _spawn(executable: Path, layout: _Layout) -> Process:
         "parent": os.getpid(),
     }
     try:
-        with layout.log.open("wb") as log:
+        _write_private(layout.log, "")
+        with layout.log.open("ab") as log:
             return await anyio.open_process(
                 [sys.executable, "-I", supervisor.__file__, json.dumps(plan)],
                 stdin=subprocess.PIPE,
@@ -273,6 +277,7 @@ def _lay_out(data_dir: Path | None, credentials: AdminCredentials) -> _Layout:
         shutil.rmtree(layout.master, ignore_errors=True)
         for directory in (layout.home, layout.data, layout.master):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        layout.home.chmod(0o700)  # An earlier stack's may have been opened up.
         _write_private(layout.home / "s3.json", json.dumps(_identities(credentials)))
         _write_private(layout.home / "iam.json", json.dumps(_access_management()))
         _write_private(layout.home / "filer.toml", f'[leveldb2]\nenabled = true\ndir = "{layout.data.name}/filer"\n')
@@ -332,6 +337,7 @@ def _lock(data_dir: Path) -> IO[bytes]:
     """Hold a directory against a second stack, which would damage the first one's files."""
     try:
         _home_in(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (_home_in(data_dir) / "lock").touch(mode=0o600)
         file = (_home_in(data_dir) / "lock").open("ab")
     except OSError as error:
         raise ConfigurationError(f"data_dir {str(data_dir)!r} cannot be used: {error.strerror}") from error

@@ -16,6 +16,7 @@ import anyio
 import attrs
 from aiohttp import web
 
+from aiobaseten._redaction import redacted_logs, takes_secrets
 from aiobaseten.errors import ConfigurationError
 from aiobaseten.local.object_store import REGION, AdminCredentials, LocalStackError, ObjectStore, UnfinishedUpload
 from aiobaseten.local.seaweedfs import LOOPBACK, SeaweedFS
@@ -55,6 +56,7 @@ class LocalStack:
     :raises ConfigurationError: for an argument that cannot work, and on entry when SeaweedFS is not installed
     """
 
+    @takes_secrets
     def __init__(
         self,
         data_dir: str | os.PathLike[str] | None = None,
@@ -103,6 +105,7 @@ class LocalStack:
         await self._stop()
 
     async def _start(self, resources: AsyncExitStack) -> _Running:
+        resources.enter_context(redacted_logs())
         # Objects are read back as they are stored, whatever their content encoding says.
         session = await resources.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
         seaweedfs = await SeaweedFS.start(self._data_dir, session)
@@ -147,6 +150,7 @@ class LocalStack:
         """S3 credentials that may do everything, to look at what was uploaded."""
         return self._running.objects.credentials
 
+    @takes_secrets
     def client(self, **options: Any) -> Client:
         """A client of this stack; `options` are further arguments of `aiobaseten.Client`, or others in place of the stack's own."""
         from aiobaseten.client import Client  # noqa: PLC0415 - a stack alone does not need the client

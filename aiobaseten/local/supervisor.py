@@ -63,13 +63,14 @@ def _start(plan: Mapping[str, Any]) -> subprocess.Popen[bytes] | None:
     """Start the server; None when it cannot be, and its log then says why."""
     with Path(plan["log"]).open("ab") as log:
         try:
-            return subprocess.Popen(  # noqa: S603 - the command comes from the stack that started this process
+            return subprocess.Popen(  # nosec B603  # noqa: S603 - the command comes from the stack that started this process
                 plan["command"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=plan["directory"],
                 env=plan["environment"],
+                umask=0o077,
                 preexec_fn=_die_with_supervisor if sys.platform == "linux" else None,  # noqa: PLW1509 - no thread runs yet
             )
         except OSError as error:

@@ -16,11 +16,11 @@ from typing import Any
 import anyio.to_thread
 from botocore.auth import UNSIGNED_PAYLOAD, S3SigV4Auth
 from botocore.awsrequest import AWSRequest, HeadersDict
-from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError, create_parser
 from botocore.utils import percent_encode
 
+from aiobaseten._redaction import cover_new_loggers, scrubbed
 from aiobaseten.errors import IntegrityError, UploadError
 from aiobaseten.models import UploadTarget
 from aiobaseten.options import MiB, Options
@@ -28,7 +28,7 @@ from aiobaseten.upload.checksum import Algorithm, Checksums
 from aiobaseten.upload.flight import Flight
 from aiobaseten.upload.reader import FilledPart
 from aiobaseten.upload.s3_answers import PutPart, StoredObject, required, stored_object, unreadable, upload_error, verify
-from aiobaseten.upload.s3_client import bucket_url, call_credentials, make_client
+from aiobaseten.upload.s3_client import bucket_url, call_credentials, make_client, signing_keys
 from aiobaseten.upload.transport import Request, Sent, Transport, refuse_redirect
 
 REGION = re.compile(r"[a-zA-Z0-9-]+")
@@ -52,11 +52,13 @@ class S3:
         """What was sent so far."""
         return self._transport.sent
 
+    @scrubbed
     async def put_object(self, target: UploadTarget, part: FilledPart) -> StoredObject:
         """Store a whole archive in one request."""
         answer = await self._put(target, part, "PutObject", "")
         return stored_object(answer, "PutObject", part.checksums())
 
+    @scrubbed
     async def upload_part(self, target: UploadTarget, upload_id: str, part: FilledPart) -> PutPart:
         """Store one part. Its memory is not read any more once this has returned or raised."""
         query = f"?partNumber={part.number}&uploadId={percent_encode(upload_id, safe='-_.~')}"
@@ -66,12 +68,14 @@ class S3:
         etag = required(answer, "ETag", "UploadPart")
         return PutPart(number=part.number, size_bytes=len(part.content), etag=etag, checksum=sums.value)
 
+    @scrubbed
     async def create(self, target: UploadTarget, algorithm: Algorithm | None) -> str:
         """Begin a multipart upload and return its upload id."""
         declared = {} if algorithm is None else {"ChecksumAlgorithm": algorithm.name, "ChecksumType": "FULL_OBJECT"}
         answer = await self._call(target, "CreateMultipartUpload", **declared)
         return required(answer, "UploadId", "CreateMultipartUpload")
 
+    @scrubbed
     async def complete(self, target: UploadTarget, upload_id: str, parts: list[PutPart], sums: Checksums) -> StoredObject:
         """Make the object from its parts."""
         algorithm = sums.algorithm
@@ -91,10 +95,12 @@ class S3:
         )
         return stored_object(answer, "CompleteMultipartUpload", sums)
 
+    @scrubbed
     async def abort(self, target: UploadTarget, upload_id: str) -> None:
         """Give a multipart upload up, so that its parts are not kept and billed."""
         await self._call(target, "AbortMultipartUpload", UploadId=upload_id)
 
+    @scrubbed
     async def head(self, target: UploadTarget, size_bytes: int, sums: Checksums) -> StoredObject:
         """Compare the object at the key with what should be there.
 
@@ -170,6 +176,7 @@ class S3:
                     return asyncio.run(make_client(region, self._endpoint_url, self._options, self._transport))
 
                 self._clients[region] = await anyio.to_thread.run_sync(make)
+                cover_new_loggers()
             return self._clients[region]
 
     async def _object_url(self, client: Any, target: UploadTarget) -> str:
@@ -197,9 +204,7 @@ class _Signer(S3SigV4Auth):
 
 
 def _signed_headers(url: str, part: FilledPart, target: UploadTarget) -> dict[str, str]:
-    credentials = target.credentials
     request = AWSRequest(method="PUT", url=url, headers=part.checksums().headers())
     request.context["content_sha256"] = UNSIGNED_PAYLOAD if url.startswith("https:") else hashlib.sha256(part.content).hexdigest()
-    keys = ReadOnlyCredentials(credentials.aws_access_key_id, credentials.aws_secret_access_key, credentials.aws_session_token)
-    _Signer(keys, "s3", target.region).add_auth(request)
+    _Signer(signing_keys(target.credentials), "s3", target.region).add_auth(request)
     return {name: str(value) for name, value in request.headers.items()}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import attrs
 from botocore.parsers import ResponseParserError
 
+from aiobaseten._redaction import redact
 from aiobaseten.errors import CredentialsExpired, IntegrityError, UploadDenied, UploadError
 from aiobaseten.upload.checksum import Checksums
 
@@ -89,16 +90,16 @@ def required(answer: dict[str, Any], field: Literal["ETag", "UploadId"], operati
 def upload_error(response: Mapping[str, Any], operation: str) -> UploadError:
     details: Mapping[str, Any] = response.get("Error", {})
     metadata: Mapping[str, Any] = response.get("ResponseMetadata", {})
-    code = str(details.get("Code", ""))
+    code = redact(str(details.get("Code", "")))
     status = metadata.get("HTTPStatusCode")
-    message = str(details.get("Message") or "no message")[:500]
+    message = redact(str(details.get("Message") or "no message"))[:500]
     if code in HINTS:
         message = f"{HINTS[code]}: {message}"
     context: dict[str, Any] = {
         "operation": operation,
         "code": code or None,
         "status": status,
-        "request_id": metadata.get("RequestId"),
+        "request_id": metadata.get("RequestId") and redact(str(metadata["RequestId"])),
     }
     if code in EXPIRED_CODES:
         return CredentialsExpired(message, **context)

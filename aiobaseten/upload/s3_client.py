@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import aioboto3
+import attrs
 from aiobotocore.awsrequest import AioAWSResponse
 from aiobotocore.config import AioConfig
 from aiobotocore.credentials import AioCredentialResolver, AioCredentials
@@ -17,12 +18,27 @@ from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantP
 from botocore.credentials import CredentialProvider, ReadOnlyCredentials
 from botocore.loaders import Loader
 
+from aiobaseten._redaction import keep_secret
 from aiobaseten.models import AWSCredentials
 from aiobaseten.options import Options
 from aiobaseten.upload.transport import ReadContent, S3Session, Transport
 
 call_credentials: ContextVar[AWSCredentials] = ContextVar("aiobaseten_call_credentials")
 """What the client's calls are signed with."""
+
+
+class _SigningKeys(ReadOnlyCredentials):
+    """What botocore signs with, in a shape that shows none of it."""
+
+    def __repr__(self) -> str:
+        return "<signing keys>"
+
+
+def signing_keys(credentials: AWSCredentials) -> ReadOnlyCredentials:
+    """Credentials as botocore takes them. They are masked from now on, wherever they came from."""
+    keys = attrs.astuple(credentials)
+    keep_secret(credentials, *keys)
+    return _SigningKeys(*keys)
 
 
 class _CallCredentials(AioCredentials):
@@ -32,8 +48,7 @@ class _CallCredentials(AioCredentials):
         super().__init__("per-call", "per-call")
 
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:  # type: ignore[override]  # aiobotocore awaits what botocore calls
-        current = call_credentials.get()
-        return ReadOnlyCredentials(current.aws_access_key_id, current.aws_secret_access_key, current.aws_session_token)
+        return signing_keys(call_credentials.get())
 
 
 class _CallCredentialsProvider(CredentialProvider):

@@ -50,8 +50,8 @@ class Request:
 
     method: str
     url: str
-    headers: Mapping[str, str]
-    body: memoryview | bytes
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: memoryview | bytes = attrs.field(repr=False)
     read_timeout_s: float
     ask_first: bool = False
 
@@ -61,8 +61,8 @@ class Answer:
     """An HTTP answer, read. `headers` have lower-case names."""
 
     status: int
-    headers: Mapping[str, str]
-    content: bytes
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    content: bytes = attrs.field(repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -139,7 +139,7 @@ class Transport:
         try:
             response = route.pool.urlopen(
                 request.method,
-                origin + target if route.wants_whole_url else target,
+                target,
                 body=slices,
                 headers=headers,
                 retries=False,
@@ -209,13 +209,10 @@ class Transport:
 
 @attrs.frozen(kw_only=True)
 class _Route:
-    """The way to a host.
-
-    :param wants_whole_url: of a proxy that is not asked for a tunnel
-    """
+    """The way to a host, through a proxy's tunnel if there is one."""
 
     pool: urllib3.HTTPConnectionPool
-    wants_whole_url: bool
+    proxy: _network.Proxy | None
 
 
 def _make_route(origin: str, options: Options, pools: Mapping[str, Any]) -> _Route:
@@ -228,7 +225,7 @@ def _make_route(origin: str, options: Options, pools: Mapping[str, Any]) -> _Rou
             str(proxy.url), maxsize=MAX_IDLE_CONNECTIONS, ssl_context=tls, proxy_ssl_context=tls, proxy_headers=proxy.headers
         )
     manager.pool_classes_by_scheme = dict(pools)
-    return _Route(pool=manager.connection_from_url(origin), wants_whole_url=proxy is not None and origin.startswith("http:"))
+    return _Route(pool=manager.connection_from_url(origin), proxy=proxy)
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from aiobaseten._redaction import keep_secret
 from aiobaseten.api import bodies
 
 SECRET = "sk-planted-3141592653"
+keep_secret(bodies, SECRET)
 
 NGINX = b"<html>\r\n<head><title>502 Bad&nbsp;Gateway</title></head>\r\n<body><center>nginx</center></body></html>"
 
@@ -23,7 +25,7 @@ TOO_DEEP = {"error": {"error": {"error": {"error": {"error": {"error": "too deep
 
 def message(body: Any, status: int = 400) -> str:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return bodies.error_message(status, content, SECRET)
+    return bodies.error_message(status, content)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ JSON = st.recursive(
 
 @given(body=JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=200), status=st.integers(100, 999))
 def test_any_answer_gives_one_bounded_printable_line(body: bytes, status: int) -> None:
-    told = bodies.error_message(status, body, SECRET)
+    told = bodies.error_message(status, body)
     assert 0 < len(told) <= bodies.MAX_MESSAGE_CHARS + 1
     assert told.isprintable()
 
@@ -162,7 +164,7 @@ def test_any_retry_after_is_bounded_or_ignored(advice: str) -> None:
     ],
 )
 def test_request_id(headers: dict[str, str], expected: str | None) -> None:
-    assert bodies.request_id(CIMultiDict(headers), SECRET) == expected
+    assert bodies.request_id(CIMultiDict(headers)) == expected
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_request_id(headers: dict[str, str], expected: str | None) -> None:
     ],
 )
 def test_redirect(location: str, shown: str) -> None:
-    told = bodies.redirect_message(location, SECRET)
+    told = bodies.redirect_message(location)
     assert shown in told
     assert "secret" not in told
     assert SECRET not in told
@@ -188,4 +190,4 @@ def test_redirect(location: str, shown: str) -> None:
 
 @given(st.text(max_size=60) | st.from_regex(r"(https?:)?//[a-z@:/.?#\[\]0-9]{0,30}", fullmatch=True))
 def test_any_redirect_can_be_told(location: str) -> None:
-    assert bodies.redirect_message(location, SECRET).isprintable()
+    assert bodies.redirect_message(location).isprintable()
