@@ -13,6 +13,7 @@ import aiohttp
 import attrs
 from yarl import URL
 
+from aiobaseten._text import one_line
 from aiobaseten.errors import ConfigurationError, TransportError
 
 
@@ -123,4 +124,4 @@ def transport_error(error: BaseException, url: str) -> TransportError:
 def _cause(error: BaseException) -> str:
     os_error = getattr(error, "os_error", None)
     cause = os_error or error
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return getattr(cause, "strerror", None) or one_line(str(cause)) or type(cause).__name__

@@ -17,9 +17,13 @@ from typing import Any, cast
 
 from yarl import URL
 
+from aiobaseten._text import MAX_CHARS, one_line
+
 NOT_JSON = object()
-MAX_MESSAGE_CHARS = 500
+MAX_MESSAGE_CHARS = MAX_CHARS
 MAX_REQUEST_ID_CHARS = 128
+MAX_SEARCHED_CHARS = 8192
+"""Of a page, for its title: the search takes the square of its length."""
 MAX_RETRY_AFTER_S = 15 * 60.0
 
 _MESSAGE_FIELDS = ("message", "error", "detail", "errors", "msg", "title")
@@ -39,16 +43,24 @@ def parse(content: bytes) -> Any:
 
 def error_message(status: int, content: bytes, secret: str) -> str:
     """What an answer with an error status says, without `secret` should it repeat it."""
-    text = content.decode(errors="replace")
+    try:
+        found = _said(content)
+    except (ValueError, RecursionError):  # of a number of thousands of digits, or of what is nested as deeply as the parser goes
+        found = ""
+    return one_line(found, secret=secret) or phrase(status)
+
+
+def _said(content: bytes) -> str:
+    """The message in an error's body; empty where there is none."""
     body = parse(content)
-    found = _message_in(body)
-    if found is None and body is not NOT_JSON:
-        found = json.dumps(body) if body else ""
-    elif found is None and (title := _TITLE.search(text)):
-        found = html.unescape(title.group(1))
-    elif found is None and "<" not in text:
-        found = text
-    return one_line(found or "", secret) or phrase(status)
+    if (found := _message_in(body)) is not None:
+        return found
+    if body is not NOT_JSON:
+        return json.dumps(body) if body else ""
+    text = content.decode(errors="replace")
+    if title := _TITLE.search(text, 0, MAX_SEARCHED_CHARS):
+        return html.unescape(title.group(1))
+    return "" if "<" in text else text
 
 
 def phrase(status: int) -> str:
@@ -59,18 +71,11 @@ def phrase(status: int) -> str:
         return "no reason given"
 
 
-def one_line(text: str, secret: str, *, max_chars: int = MAX_MESSAGE_CHARS) -> str:
-    """Text from outside as it may stand in a message: one line, printable, bounded, without the secret."""
-    line = " ".join(text.replace(secret, "***").split())
-    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line[: max_chars + 1])
-    return line if len(line) <= max_chars else line[:max_chars] + "\N{HORIZONTAL ELLIPSIS}"
-
-
 def request_id(headers: Mapping[str, str], secret: str) -> str | None:
     """The service's own id for a call, from whichever header has it."""
     for name in _REQUEST_ID_HEADERS:
         if value := headers.get(name):
-            return one_line(value, secret, max_chars=MAX_REQUEST_ID_CHARS)
+            return one_line(value, secret=secret, max_chars=MAX_REQUEST_ID_CHARS)
     return None
 
 
@@ -96,7 +101,7 @@ def redirect_message(location: str, secret: str) -> str:
         target = str(url.with_user(None) if url.absolute else url) or "nowhere"
     except ValueError:
         target = "something that is not a URL"
-    return f"is redirected to {one_line(target, secret)}, which is not followed: the key stays with the base URL's host"
+    return f"is redirected to {one_line(target, secret=secret)}, which is not followed: the key stays with the base URL's host"
 
 
 def _message_in(body: Any, depth: int = 0) -> str | None:
