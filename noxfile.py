@@ -119,6 +119,17 @@ def bench(session: nox.Session) -> None:
     session.run("python", "benchmarks/run.py", *session.posargs)
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the readers of all that comes from outside, with atheris; `-- --seconds 60`, `-- --only NAME`, `-- --save`."""
+    session.install(".[cli,local]")
+    try:
+        session.install("--only-binary", "atheris", *dependency_groups(PYPROJECT, "fuzz"))
+    except nox.command.CommandFailed:
+        session.skip(f"there is no atheris to install for Python {THIS_PYTHON} on {sys.platform}")
+    session.run("python", "tests/fuzz/run.py", *session.posargs)
+
+
 def requirements() -> Iterator[str]:
     """What the package asks for, with all extras."""
     project = PYPROJECT["project"]

@@ -23,6 +23,7 @@ from aiobaseten.sources.layout import FileEntry, directories_of
 
 MAX_ENTRIES = 1_000_000
 MAX_COUNTED = 100_000
+MAX_FOLLOWED = 10_000
 
 Identity = tuple[int, int]
 """Device and inode: what tells one directory from another."""
@@ -96,6 +97,7 @@ class Walk:
         self._check = check
         self._pending: list[_Directory] = []
         self._left_to_count = MAX_COUNTED
+        self._links_to_follow = MAX_FOLLOWED
 
     def add(self, root: Root) -> None:
         """Walk a directory.
@@ -170,11 +172,20 @@ class Walk:
             if directory.is_within(_identity_of(status)):
                 self.refuse(entry.path, name, f"leads to {link_text(entry.path)!r}, which it is in itself: a loop")
             else:
+                self._count_link(directory)
                 self._descend(entry, name, directory)
         elif stat.S_ISREG(status.st_mode):
             self._add_file(entry.path, name, through_link=True)
         else:
             self._refuse_kind(entry.path, name, status.st_mode)
+
+    def _count_link(self, directory: _Directory) -> None:
+        """Forty directories, each with two links to the next, are no loop, and without end all the same."""
+        self._links_to_follow -= 1
+        if self._links_to_follow < 0:
+            raise ArchiveError(
+                f"{directory.root.path!r} leads through more than {MAX_FOLLOWED:,} links to directories", path=directory.root.path
+            )
 
     def _descend(self, entry: os.DirEntry[str], name: str, directory: _Directory) -> None:
         filters = directory.filters

@@ -34,8 +34,8 @@ from aiobaseten.upload.transport import Answer, Request, Sent, Transport, checke
 
 WORTH_ASKING_BYTES = MiB
 
-UNREADABLE = (ResponseParserError, RecursionError)
-"""How botocore's parser fails at what is no XML, or at XML that is nested without end."""
+UNREADABLE = (ResponseParserError, RecursionError, TypeError, LookupError, AttributeError)
+"""How botocore fails at an answer that is no XML, nests without end, or has elements where S3 has text."""
 
 _PARSER = create_parser("rest-xml")
 
