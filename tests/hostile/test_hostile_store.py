@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from typing import Any
 from xml.etree import ElementTree
 
 import anyio
 import pytest
 from aiohttp import web
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.fake_s3 import FakeS3, Fault
 from support.hostile import little_memory, refused
 from support.scripted_server import Peer, scripted_server
-from support.uploads import OBJECT, TARGET, engine_for, rig
+from support.uploads import OBJECT, TARGET, Rig, engine_for, rig
 
 import aiobaseten as ab
 from aiobaseten.errors import BasetenError, IntegrityError, TransportError, UploadDenied, UploadError
@@ -28,6 +29,21 @@ pytestmark = pytest.mark.anyio
 TWICE = Options(retry=RetryOptions(max_attempts=2, initial_backoff_s=0.001, max_backoff_s=0.001))
 PARTS = bytes(9 * MiB)
 XML = '<?xml version="1.0" encoding="UTF-8"?>'
+
+
+@pytest.fixture(scope="module")
+async def shared() -> AsyncIterator[Rig]:
+    """One for all, since making the client of a region takes longer than most tests here."""
+    async with rig(TWICE) as store:
+        yield store
+
+
+@pytest.fixture
+def store(shared: Rig) -> Rig:
+    server = shared.server
+    for things in (server.calls, server.faults, server.objects, server.uploads):
+        things.clear()
+    return shared
 
 
 def says(body: str | bytes, status: int = 200, **headers: str) -> Fault:
@@ -73,47 +89,46 @@ BODIES: dict[str, str | bytes] = {
 }
 
 
+LARGE = ("laughs", "one long entity", "ten megabytes")
+
+
 @pytest.mark.parametrize("kind", BODIES)
-async def test_a_multipart_upload_that_is_not_created(kind: str) -> None:
-    async with rig(TWICE) as store:
-        store.server.faults["CreateMultipartUpload"] = [says(BODIES[kind])] * 2
-        with little_memory(), refused(UploadError, "CreateMultipartUpload") as caught:
-            await store.upload(PARTS)
+async def test_a_multipart_upload_that_is_not_created(kind: str, store: Rig) -> None:
+    store.server.faults["CreateMultipartUpload"] = [says(BODIES[kind])] * 2
+    with little_memory() if kind in LARGE else nullcontext(), refused(UploadError, "CreateMultipartUpload") as caught:
+        await store.upload(PARTS)
     assert len(str(caught.error)) < 1500
     assert store.server.calls == ["CreateMultipartUpload"] * 2
 
 
 @pytest.mark.parametrize("kind", sorted(set(BODIES) - {"an id of 100 kB", "an id of lines", "an id of escapes"}))
-async def test_a_complete_that_is_none(kind: str) -> None:
-    async with rig(TWICE) as store:
-        store.server.faults["CompleteMultipartUpload"] = [says(BODIES[kind])] * 2
-        with refused(UploadError, "CompleteMultipartUpload") as caught:
-            await store.upload(PARTS)
+async def test_a_complete_that_is_none(kind: str, store: Rig) -> None:
+    store.server.faults["CompleteMultipartUpload"] = [says(BODIES[kind])] * 2
+    with refused(UploadError, "CompleteMultipartUpload") as caught:
+        await store.upload(PARTS)
     assert len(str(caught.error)) < 1500
     assert store.server.calls[-1] == "AbortMultipartUpload"
 
 
 @pytest.mark.parametrize("kind", BODIES)
-async def test_refusals_that_are_none(kind: str) -> None:
-    async with rig(TWICE) as store:
-        for status in (400, 403, 500):
-            store.server.faults["PutObject"] = [says(BODIES[kind], status)] * 2
-            with refused(UploadError, "PutObject") as caught:
-                await store.upload(b"x")
-            assert len(str(caught.error)) < 1500
-        store.server.faults["CreateMultipartUpload"] = [says(BODIES[kind], 403)] * 2
-        with refused(UploadError, "CreateMultipartUpload"):
-            await store.upload(PARTS)
-
-
-async def test_a_proxys_page_is_told_by_its_status() -> None:
-    page = "<!DOCTYPE html><html><body>403 Forbidden</body></html>"
-    async with rig(TWICE) as store:
-        store.server.faults["PutObject"] = [says(page, 403)]
-        with refused(UploadDenied, "status 403"):
+async def test_refusals_that_are_none(kind: str, store: Rig) -> None:
+    for status in (400, 403, 500):
+        store.server.faults["PutObject"] = [says(BODIES[kind], status)] * 2
+        with refused(UploadError, "PutObject") as caught:
             await store.upload(b"x")
-        store.server.faults["PutObject"] = [says(page, 502)]
-        assert (await store.upload(b"x")).verified
+        assert len(str(caught.error)) < 1500
+    store.server.faults["CreateMultipartUpload"] = [says(BODIES[kind], 403)] * 2
+    with refused(UploadError, "CreateMultipartUpload"):
+        await store.upload(PARTS)
+
+
+async def test_a_proxys_page_is_told_by_its_status(store: Rig) -> None:
+    page = "<!DOCTYPE html><html><body>403 Forbidden</body></html>"
+    store.server.faults["PutObject"] = [says(page, 403)]
+    with refused(UploadDenied, "status 403"):
+        await store.upload(b"x")
+    store.server.faults["PutObject"] = [says(page, 502)]
+    assert (await store.upload(b"x")).verified
 
 
 ERRORS = {
@@ -126,23 +141,22 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-async def test_what_an_error_says_is_shown_on_one_line(kind: str) -> None:
+async def test_what_an_error_says_is_shown_on_one_line(kind: str, store: Rig) -> None:
     code, message, request_id = ERRORS[kind]
     body = f"{XML}<Error><Code>{code}</Code><Message>{message}</Message><RequestId>{request_id}</RequestId></Error>"
-    async with rig(TWICE) as store:
-        for operation, content in (("PutObject", b"x"), ("CreateMultipartUpload", PARTS)):
-            store.server.faults[operation] = [says(body, 400)] * 2  # what cannot be read is asked for once more
-            with refused(UploadError, operation) as caught:
-                await store.upload(content)
-            assert "\n" not in str(caught.error)
-            assert len(str(caught.error)) < 1500
+    for operation, content in (("PutObject", b"x"), ("CreateMultipartUpload", PARTS)):
+        store.server.faults[operation] = [says(body, 400)] * 2  # what cannot be read is asked for once more
+        with refused(UploadError, operation) as caught:
+            await store.upload(content)
+        assert "\n" not in str(caught.error)
+        assert len(str(caught.error)) < 1500
 
 
 ETAGS = ['"a&b<c>\'d"', '"]]>"', '"&amp;#10;"', "é", '"' + "x" * 2000 + '"', "&<>\"'"]
 
 
 @pytest.mark.parametrize("etag", ETAGS)
-async def test_etags_come_back_as_they_were(etag: str) -> None:
+async def test_etags_come_back_as_they_were(etag: str, store: Rig) -> None:
     """In the XML of Complete, which nothing in them may end or extend."""
     seen: list[str] = []
 
@@ -155,41 +169,38 @@ async def test_etags_come_back_as_they_were(etag: str) -> None:
         tree = ElementTree.fromstring(await request.read())
         seen.extend(node.text or "" for node in tree.findall(".//{*}ETag"))
 
-    async with rig(TWICE) as store:
-        store.server.faults["UploadPart"] = [give, give]
-        store.server.faults["CompleteMultipartUpload"] = [look]
-        await store.upload(PARTS)
+    store.server.faults["UploadPart"] = [give, give]
+    store.server.faults["CompleteMultipartUpload"] = [look]
+    await store.upload(PARTS)
     assert [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in seen] != []
     assert len(seen) == 2
     assert seen == [etag] * 2 or not etag.isascii()
 
 
 @pytest.mark.parametrize("upload_id", ["a&partNumber=9", "a/../b", "a?b#c", "a%26b", "é", "a b", "a+b", "x" * 2000])
-async def test_upload_ids_come_back_as_they_were(upload_id: str) -> None:
-    async with rig(TWICE) as store:
-        escaped = upload_id.replace("&", "&amp;")
+async def test_upload_ids_come_back_as_they_were(upload_id: str, store: Rig) -> None:
+    escaped = upload_id.replace("&", "&amp;")
 
-        async def create(request: web.Request, server: FakeS3) -> web.StreamResponse:
-            answer = await server.act(request)
-            server.uploads[upload_id] = server.uploads.pop("upload-0")
-            return web.Response(body=created(escaped).encode(), status=answer.status)
+    async def create(request: web.Request, server: FakeS3) -> web.StreamResponse:
+        answer = await server.act(request)
+        server.uploads[upload_id] = server.uploads.pop(next(reversed(server.uploads)))
+        return web.Response(body=created(escaped).encode(), status=answer.status)
 
-        store.server.faults["CreateMultipartUpload"] = [create]
-        await store.upload(PARTS)
+    store.server.faults["CreateMultipartUpload"] = [create]
+    await store.upload(PARTS)
     assert store.server.objects[OBJECT] == PARTS
     assert store.server.calls.count("UploadPart") == 2
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "UploadPart", "CompleteMultipartUpload"])
-async def test_a_checksum_that_is_none(operation: str) -> None:
+async def test_a_checksum_that_is_none(operation: str, store: Rig) -> None:
     etag = "<CompleteMultipartUploadResult><ETag>e</ETag><ChecksumCRC64NVME>{}</ChecksumCRC64NVME></CompleteMultipartUploadResult>"
-    async with rig(TWICE) as store:
-        for checksum in ("x" * 5000, "AAAA", "é"):
-            fault = says(etag.format(checksum), ETag="e", **{"x-amz-checksum-crc64nvme": checksum})
-            store.server.faults[operation] = [fault] * 4
-            with refused(IntegrityError, operation) as caught:
-                await store.upload(b"x" if operation == "PutObject" else PARTS)
-            assert len(str(caught.error)) < 500
+    for checksum in ("x" * 5000, "AAAA", "é"):
+        fault = says(etag.format(checksum), ETag="e", **{"x-amz-checksum-crc64nvme": checksum})
+        store.server.faults[operation] = [fault] * 4
+        with refused(IntegrityError, operation) as caught:
+            await store.upload(b"x" if operation == "PutObject" else PARTS)
+        assert len(str(caught.error)) < 500
 
 
 def head(*lines: str, body: bytes = b"") -> bytes:
@@ -240,21 +251,20 @@ async def test_heads_that_are_none(kind: str) -> None:
                 assert len(str(caught.error)) < 1500
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary(max_size=300) | st.text(max_size=200).map(str.encode), st.sampled_from([200, 204, 206, 400, 403, 404, 412, 500, 503])
 )
-async def test_any_answer(body: bytes, status: int) -> None:
-    async with rig(TWICE) as store:
-        store.server.faults["CreateMultipartUpload"] = [says(body, status)] * 2
-        store.server.faults["PutObject"] = [says(body, status)] * 2
-        for content in (b"x", PARTS):
-            with refused(BasetenError):
-                await store.upload(content)
-                raise ab.UploadError("it was answered")
+async def test_any_answer(store: Rig, body: bytes, status: int) -> None:
+    store.server.faults["CreateMultipartUpload"] = [says(body, status)] * 2
+    store.server.faults["PutObject"] = [says(body, status)] * 2
+    for content in (b"x", PARTS):
+        with refused(BasetenError):
+            await store.upload(content)
+            raise ab.UploadError("it was answered")
 
 
-async def test_a_gigabyte_of_an_answer() -> None:
+async def test_a_gigabyte_of_an_answer(store: Rig) -> None:
     """It is read as far as an answer of S3's could go."""
     sent = 0
 
@@ -270,8 +280,7 @@ async def test_a_gigabyte_of_an_answer() -> None:
         return response
 
     faults: list[Callable[..., Any]] = [pour] * 2
-    async with rig(TWICE) as store:
-        store.server.faults["CreateMultipartUpload"] = faults
-        with refused(UploadError):
-            await store.upload(PARTS)
+    store.server.faults["CreateMultipartUpload"] = faults
+    with refused(UploadError):
+        await store.upload(PARTS)
     assert sent < 64 * MiB
