@@ -154,6 +154,17 @@ def cancellation(session: nox.Session) -> None:
     session.run("python", "tests/reliability/cancellation.py", *session.posargs)
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the readers of all that comes from outside, with atheris; `-- --seconds 60`, `-- --only NAME`, `-- --save`."""
+    session.install(".[cli,local]")
+    try:
+        session.install("--only-binary", "atheris", *dependency_groups(PYPROJECT, "fuzz"))
+    except nox.command.CommandFailed:
+        session.skip(f"there is no atheris to install for Python {THIS_PYTHON} on {sys.platform}")
+    session.run("python", "tests/fuzz/run.py", *session.posargs)
+
+
 def audit_dependencies(session: nox.Session) -> None:
     """Ask the advisory database for everything that is installed here. Where it cannot be reached, say so and go on."""
     report = session.cache_dir / "audit.json"

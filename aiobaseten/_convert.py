@@ -6,13 +6,12 @@ Here every type refuses a value of another type, and each mistake is told with i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import attrs
 import cattrs
-from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from aiobaseten import models
@@ -20,6 +19,10 @@ from aiobaseten.errors import Problem
 
 T = TypeVar("T")
 Structure = Callable[[Any, Any], Any]
+
+MAX_WRONG_ITEMS = 10
+_ItemNote: Any = cattrs.IterableValidationNote
+_WrongItems: Any = cattrs.IterableValidationError
 
 
 class Mismatch(ValueError):
@@ -70,12 +73,26 @@ def _structure_literal(value: Any, kind: Any) -> Any:
 
 
 def _array_hook(kind: Any) -> Structure:
-    structure = homogenous_tuple_structure_factory(kind, _converter)
+    """Reads arrays as cattrs does, but gives up after some wrong items: there may be millions of them."""
+    item_kind: Any = get_args(kind)[0]
+    structure: Structure = _converter.get_structure_hook(item_kind)
 
     def structure_array(value: Any, _: object) -> Any:
         if not isinstance(value, list | tuple):
             raise _WrongType(f"must be an array, not {json_type(value)}")
-        return structure(value, kind)
+        items: list[Any] = []
+        errors: list[Exception] = []
+        for index, item in enumerate(cast("Sequence[Any]", value)):
+            try:
+                items.append(structure(item, item_kind))
+            except Exception as error:  # noqa: BLE001 - told with the others
+                error.add_note(_ItemNote("", index, item_kind))
+                errors.append(error)
+                if len(errors) == MAX_WRONG_ITEMS:
+                    break
+        if errors:
+            raise _WrongItems("", errors, kind)
+        return tuple(items)
 
     return structure_array
 

@@ -14,6 +14,7 @@ import attrs
 from yarl import URL
 
 from aiobaseten._redaction import keep_secret, takes_secrets
+from aiobaseten._text import one_line
 from aiobaseten.errors import ConfigurationError, TransportError
 
 
@@ -134,4 +135,4 @@ def transport_error(error: BaseException, url: str) -> TransportError:
 def _cause(error: BaseException) -> str:
     os_error = getattr(error, "os_error", None)
     cause = os_error or error
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return getattr(cause, "strerror", None) or one_line(str(cause)) or type(cause).__name__

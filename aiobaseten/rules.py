@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast, get_args
 
 from aiobaseten._convert import json_type, type_problems
+from aiobaseten._text import one_line
 from aiobaseten.errors import InvalidPush, Problem
 from aiobaseten.models import (
     DeploymentArchivePayload,
@@ -27,6 +28,7 @@ MAX_RAW_CONFIG_BYTES = 100 * 1024
 MAX_JSON_DEPTH = 100
 MAX_JSON_VALUES = 1_000_000
 MAX_INTEGER_BITS = 4096
+MAX_SHOWN_CHARACTERS = 100
 
 _TEXT_FIELDS = ("raw_config", "environment_name", "region", "instance_type_id")
 _OBJECT_FIELDS = (
@@ -187,15 +189,20 @@ class _JsonValues:
     def _check_object(self, value: Mapping[object, Any], path: tuple[str | int, ...]) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
-                self._refuse(path, f"has the key {key!r}; keys must be strings")
+                self._refuse(path, f"has the key {one_line(repr(key), max_chars=MAX_SHOWN_CHARACTERS)}; keys must be strings")
             elif not _is_unicode(key):
                 self._refuse(path, f"has a key that {_NOT_UNICODE}: {key[:80]!r}")
             else:
                 self.check(item, (*path, key))
 
     def _refuse(self, path: tuple[str | int, ...], rule: str) -> None:
-        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+        steps = "".join(f"[{step}]" if isinstance(step, int) else f".{_shown(step)}" for step in path)
         self.problems.append(Problem(steps[1:], rule))
+
+
+def _shown(key: str) -> str:
+    """A key as a path can hold it: on one line, and not too long."""
+    return one_line(key, max_chars=MAX_SHOWN_CHARACTERS) if len(key) > MAX_SHOWN_CHARACTERS or not key.isprintable() else key
 
 
 def _is_unicode(text: str) -> bool:

@@ -17,11 +17,13 @@ from typing import Any, cast
 
 from yarl import URL
 
-from aiobaseten._redaction import redact
+from aiobaseten._text import MAX_CHARS, one_line
 
 NOT_JSON = object()
-MAX_MESSAGE_CHARS = 500
+MAX_MESSAGE_CHARS = MAX_CHARS
 MAX_REQUEST_ID_CHARS = 128
+MAX_SEARCHED_CHARS = 8192
+"""Of a page, for its title: the search takes the square of its length."""
 MAX_RETRY_AFTER_S = 15 * 60.0
 
 _MESSAGE_FIELDS = ("message", "error", "detail", "errors", "msg", "title")
@@ -41,16 +43,24 @@ def parse(content: bytes) -> Any:
 
 def error_message(status: int, content: bytes) -> str:
     """What an answer with an error status says."""
-    text = content.decode(errors="replace")
+    try:
+        found = _said(content)
+    except (ValueError, RecursionError):  # of a number of thousands of digits, or of what is nested as deeply as the parser goes
+        found = ""
+    return one_line(found) or phrase(status)
+
+
+def _said(content: bytes) -> str:
+    """The message in an error's body; empty where there is none."""
     body = parse(content)
-    found = _message_in(body)
-    if found is None and body is not NOT_JSON:
-        found = json.dumps(body) if body else ""
-    elif found is None and (title := _TITLE.search(text)):
-        found = html.unescape(title.group(1))
-    elif found is None and "<" not in text:
-        found = text
-    return one_line(found or "") or phrase(status)
+    if (found := _message_in(body)) is not None:
+        return found
+    if body is not NOT_JSON:
+        return json.dumps(body) if body else ""
+    text = content.decode(errors="replace")
+    if title := _TITLE.search(text, 0, MAX_SEARCHED_CHARS):
+        return html.unescape(title.group(1))
+    return "" if "<" in text else text
 
 
 def phrase(status: int) -> str:
@@ -59,13 +69,6 @@ def phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "no reason given"
-
-
-def one_line(text: str, *, max_chars: int = MAX_MESSAGE_CHARS) -> str:
-    """Text from outside as it may stand in a message: one line, printable, bounded, without secrets that it may repeat."""
-    line = " ".join(redact(text).split())
-    line = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line[: max_chars + 1])
-    return line if len(line) <= max_chars else line[:max_chars] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:

@@ -28,6 +28,7 @@ from yarl import URL
 from aiobaseten import _network
 from aiobaseten._convert import Mismatch
 from aiobaseten._redaction import keep_secret, scrubbing, takes_secrets
+from aiobaseten._text import one_line
 from aiobaseten.api import bodies
 from aiobaseten.api.keys import check_api_key, check_base_url
 from aiobaseten.api.limiter import TokenBucket
@@ -229,7 +230,7 @@ class ControlPlane:
             raise self._unreadable(answer, method, path, f"is larger than {MAX_ANSWER_BYTES // MiB} MiB")
         value = bodies.parse(answer.content)
         if value is bodies.NOT_JSON:
-            kind = bodies.one_line(answer.headers.get("Content-Type", "of no type"), max_chars=80)
+            kind = one_line(answer.headers.get("Content-Type", "of no type"), max_chars=80)
             error = self._unreadable(answer, method, path, f"is not JSON, but {len(answer.content)} bytes, {kind}")
             error.retryable = True  # A gateway's page, most likely.
             raise error

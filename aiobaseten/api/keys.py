@@ -7,7 +7,9 @@ set counts: one that cannot be a key is an error, not a reason to look further. 
 from __future__ import annotations
 
 import configparser
+import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,13 +17,18 @@ import attrs
 from yarl import URL
 
 from aiobaseten._network import is_loopback, parse_url
+from aiobaseten._text import one_line
 from aiobaseten.errors import ConfigurationError
 from aiobaseten.models import masked
+from aiobaseten.options import MiB
 
 API_KEY_VARIABLE = "BASETEN_API_KEY"
 TRUSSRC_PATH_VARIABLE = "USER_TRUSSRC_PATH"
 DEFAULT_TRUSSRC_PATH = "~/.trussrc"
 PROVIDER = "baseten"
+MAX_TRUSSRC_BYTES = MiB
+MAX_NAME_CHARACTERS = 80
+MAX_HOST_CHARACTERS = 255
 
 _NOT_IN_KEYS = re.compile(r"[^\x21-\x7e]")
 _NOT_IN_URLS = re.compile(r"[\s\x00-\x1f\x7f\\]")
@@ -64,10 +71,10 @@ def find_api_key(explicit: str | None, environ: Mapping[str, str]) -> ApiKey:
         (name,) = remotes
     else:
         raise ConfigurationError(
-            f"{path} has several remotes ({', '.join(sorted(remotes))}) and none is named {PROVIDER}:"
+            f"{path} has several remotes ({one_line(', '.join(sorted(remotes)))}) and none is named {PROVIDER}:"
             f" pass api_key or set {API_KEY_VARIABLE}"
         )
-    return _key_of_remote(remotes[name], f"{path}, section [{name}]")
+    return _key_of_remote(remotes[name], f"{path}, section [{_shown(name)}]")
 
 
 def check_api_key(value: object, origin: str) -> str:
@@ -98,12 +105,12 @@ def check_base_url(url: str) -> str:
     parsed = parse_url(url)
     if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host or _NOT_IN_URLS.search(url):
         raise ConfigurationError("the base URL must be an http or https URL with a host, such as https://api.baseten.co")
-    host = parsed.host
+    host = one_line(parsed.host, max_chars=MAX_HOST_CHARACTERS)
     if parsed.user is not None or parsed.password is not None:
         raise ConfigurationError(f"the base URL of {host} must not hold a user name or password")
     if "?" in url or "#" in url:
         raise ConfigurationError(f"the base URL of {host} must not have a query or fragment")
-    if parsed.scheme == "http" and not is_loopback(host):
+    if parsed.scheme == "http" and not is_loopback(parsed.host):
         raise ConfigurationError(
             f"the base URL of {host} must begin with https: a key is sent over plain http only to this machine"
         )
@@ -131,17 +138,35 @@ def _trussrc_path(environ: Mapping[str, str]) -> Path:
 def _read_trussrc(path: Path) -> dict[str, Mapping[str, str]]:
     """The sections that describe a Baseten remote, by name; none where there is no file."""
     try:
-        content = path.read_bytes()
+        content = _read_small_file(path)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{TRUSSRC_PATH_VARIABLE} cannot be the name of a file: {error}") from error
     parser = configparser.RawConfigParser()
     problem = _parse(parser, content)
     if problem is not None:
         # Raised out here, because the parser's own errors carry the lines they complain of, and so the key.
         raise ConfigurationError(f"{path}{problem}")
     return {name: parser[name] for name in parser.sections() if parser[name].get("remote_provider", "").strip() == PROVIDER}
+
+
+def _read_small_file(path: Path) -> bytes:
+    """The whole of a file, without waiting for the other end of a pipe.
+
+    :raises ConfigurationError: where it is no regular file, or too large
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - not a path
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigurationError(f"{path} must be a regular file")
+        content = file.read(MAX_TRUSSRC_BYTES + 1)
+    if len(content) > MAX_TRUSSRC_BYTES:
+        raise ConfigurationError(f"{path} must not have more than {MAX_TRUSSRC_BYTES:,} bytes")
+    return content
 
 
 def _parse(parser: configparser.RawConfigParser, content: bytes) -> str | None:
@@ -153,12 +178,16 @@ def _parse(parser: configparser.RawConfigParser, content: bytes) -> str | None:
     except configparser.DuplicateSectionError as error:
         return f", line {error.lineno}: there is another section of this name above"
     except configparser.DuplicateOptionError as error:
-        return f", line {error.lineno}: this option is set twice in section [{error.section}]"
+        return f", line {error.lineno}: this option is set twice in section [{_shown(error.section)}]"
     except configparser.MissingSectionHeaderError as error:
         return f", line {error.lineno}: a section in brackets, such as [{PROVIDER}], must come first"
     except configparser.ParsingError as error:
         return f", line {error.errors[0][0]}: is neither a section in brackets nor name = value"
     return None
+
+
+def _shown(name: str) -> str:
+    return one_line(name, max_chars=MAX_NAME_CHARACTERS)
 
 
 def _key_of_remote(remote: Mapping[str, str], origin: str) -> ApiKey:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, TypeVar, cast
 import attrs
 
 from aiobaseten._convert import Mismatch, from_json, to_json
+from aiobaseten._text import one_line
 from aiobaseten.bulk.journal_file import CredentialsRow, JournalFile, PartRow, PushRow, StoredPush, storable
 from aiobaseten.bulk.journal_writer import JournalWriter, Step
 from aiobaseten.errors import JournalError
@@ -110,8 +111,10 @@ class Journal:
             created = _read(row.created, CreatedModelDeployment)
             receipt = _read(row.receipt, UploadReceipt)
             commit = _read(row.sent_commit, Commit)
-        except (Mismatch, ValueError) as error:
-            raise JournalError(f"the journal {self._path} is damaged: the row of {row.key!r} cannot be read: {error}") from None
+        except (Mismatch, ValueError, RecursionError) as error:
+            raise JournalError(
+                f"the journal {self._path} is damaged: the row of {row.key!r} cannot be read: {one_line(str(error))}"
+            ) from None
         place = None
         if row.bucket is not None and row.object_key is not None and row.region is not None:
             place = (row.bucket, row.object_key, row.region)

@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import attrs
 from filelock import FileLock, Timeout
 
+from aiobaseten._text import one_line
 from aiobaseten.errors import JournalError
 
 APPLICATION_ID = 0x61627031
@@ -292,9 +293,20 @@ class JournalFile:
         row = self._connection.execute("SELECT * FROM pushes WHERE id = ?", [push]).fetchone()
         parts = self._connection.execute("SELECT * FROM parts WHERE push = ? ORDER BY number", [push]).fetchall()
         credentials = self._connection.execute("SELECT * FROM credentials WHERE push = ?", [push]).fetchone()
-        return StoredPush(PushRow(*row), [PartRow(*part) for part in parts], credentials and CredentialsRow(*credentials))
+        stored = StoredPush(PushRow(*row), [PartRow(*part) for part in parts], credentials and CredentialsRow(*credentials))
+        rows: list[PushRow | PartRow | CredentialsRow] = [stored.row, *stored.parts]
+        for each in [*rows, stored.credentials] if stored.credentials else rows:
+            self._check_types(each, push)
+        return stored
+
+    def _check_types(self, row: PushRow | PartRow | CredentialsRow, push: int) -> None:
+        """SQLite keeps whatever it was given, whatever the column's type."""
+        for field, value in row._asdict().items():
+            if not isinstance(value, _TYPES[type(row)][field]):
+                raise JournalError(f"the journal {self.path} is damaged: the {field} of push {push} is a {type(value).__name__}")
 
 
+_TYPES: dict[type, dict[str, Any]] = {row: get_type_hints(row) for row in (PushRow, PartRow, CredentialsRow)}
 _STEADY_COLUMNS = ("id", "key", "name", "source")
 _UPDATES = ", ".join(f"{column} = excluded.{column}" for column in PushRow._fields if column not in _STEADY_COLUMNS)
 _UPSERT_PUSHES = f"INSERT INTO pushes VALUES {{}} ON CONFLICT (id) DO UPDATE SET {_UPDATES}"  # nosec B608  # noqa: S608 - names of our own
@@ -332,6 +344,6 @@ def _holder_of(path: Path) -> str:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as connection:
             holder = json.loads(connection.execute("SELECT value FROM meta WHERE name = 'holder'").fetchone()[0])
-            return f"process {holder['pid']} on host {holder['host']} since {holder['since']}"
-    except (sqlite3.Error, TypeError):  # It is only being made, or about to be closed.
+            return one_line(f"process {holder['pid']} on host {holder['host']} since {holder['since']}")
+    except (sqlite3.Error, TypeError, ValueError, LookupError, RecursionError):  # It is only being made, or about to be closed.
         return "another process"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from aiobaseten.bulk.manifest_shape import Defaults, Mistakes, ModelShape, add_b
 from aiobaseten.errors import InvalidPush
 from aiobaseten.sources import model_name_in, open_source
 from aiobaseten.sources.config import CONFIG_NAME
+from aiobaseten.sources.walk import leads_to_directory
 
 ARCHIVE_ENDINGS = (".tar", ".tgz", ".tar.gz")
 MAX_OPEN = 8
@@ -64,7 +67,7 @@ def find_candidates(shapes: Iterable[ModelShape], directory: str, mistakes: Mist
         if shape.place == "path":
             candidates.append(_candidate(shape, shape.own["path"], directory))
         elif shape.place == "glob":
-            candidates += [_candidate(shape, match, directory) for match in _matches(shape, directory, mistakes)]
+            candidates += [_candidate(shape, match, directory) for match in _matches(shape, directory, mistakes, check)]
     return candidates
 
 
@@ -76,7 +79,7 @@ def _below(directory: str, written: str) -> str:
     return os.path.join(directory, os.path.expanduser(written))  # noqa: PTH111, PTH118 - a Path would lose a file's trailing slash
 
 
-def _matches(shape: ModelShape, directory: str, mistakes: Mistakes) -> list[str]:
+def _matches(shape: ModelShape, directory: str, mistakes: Mistakes, check: Check) -> list[str]:
     """The model directories and archive files that a glob matches, sorted."""
     pattern: str = shape.own["glob"]
     home = os.path.expanduser(pattern)  # noqa: PTH111 - a Path would normalize the pattern
@@ -84,7 +87,7 @@ def _matches(shape: ModelShape, directory: str, mistakes: Mistakes) -> list[str]
         # Only what the user wrote is a pattern, not the name of the home directory.
         rest = pattern.partition("/")[2]
         home = os.path.join(glob.escape(home[: len(home) - len(rest)]), rest)  # noqa: PTH118
-    found = {os.path.normpath(match) for match in glob.iglob(home, root_dir=directory, recursive=True)}  # noqa: PTH207
+    found = {os.path.normpath(match) for match in _expand(home, directory, check)}
     matches = sorted(match for match in found if _is_source(_below(directory, match)))
     at = shape.path_of("glob")
     if not found:
@@ -100,6 +103,48 @@ def _matches(shape: ModelShape, directory: str, mistakes: Mistakes) -> list[str]
             f"names one model, and the glob matches {len(matches):,}; leave it out: each has model_name in its {CONFIG_NAME}",
         )
     return matches
+
+
+def _expand(pattern: str, directory: str, check: Check) -> set[str]:
+    """What a pattern matches, as the glob module finds it; but each directory is looked at once, and ``**`` goes through no links:
+    two of them that lead upwards would be without end.
+    """
+    found = {"/"} if pattern.startswith("/") else {""}
+    parts = pattern.lstrip("/").split("/")
+    left = len(parts)
+    for is_any_depth, same in groupby(parts, "**".__eq__):
+        piece = list(same)
+        left -= len(piece)
+        if is_any_depth:
+            found = {match for base in found for match in _at_any_depth(base, directory, check, with_files=left == 0)}
+        elif piece != [""]:  # as of "models/**/"
+            found = {match for base in found for match in _directly(base, "/".join(piece), directory, check)}
+    return found - {""}
+
+
+def _directly(base: str, pattern: str, directory: str, check: Check) -> Iterator[str]:
+    check()
+    for match in glob.iglob(pattern, root_dir=_join(directory, base)):  # noqa: PTH207 - a Path has other patterns
+        yield _join(base, match)
+
+
+def _at_any_depth(base: str, directory: str, check: Check, *, with_files: bool) -> Iterator[str]:
+    yield base
+    pending = [base]
+    while pending:
+        check()
+        at = pending.pop()
+        with suppress(OSError), os.scandir(_join(directory, at) or ".") as listing:
+            for entry in listing:
+                is_directory = leads_to_directory(entry)
+                if not entry.name.startswith(".") and (is_directory or with_files):
+                    yield _join(at, entry.name)
+                    if is_directory and not entry.is_symlink():
+                        pending.append(_join(at, entry.name))
+
+
+def _join(directory: str, name: str) -> str:
+    return os.path.join(directory, name)  # noqa: PTH118 - "" stays ""
 
 
 def _is_source(path: str) -> bool:

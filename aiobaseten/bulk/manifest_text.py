@@ -23,6 +23,10 @@ MAX_MANIFEST_BYTES = 64 * MiB
 MAX_MANIFEST_VALUES = 5_000_000
 """Fifty for each of a hundred thousand models."""
 
+_TOML_DEEP_KEY = re.compile(
+    rf"""(?:^|[\[{{,])[ \t]*+(?:(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*+\.[ \t]*+){{{MAX_JSON_DEPTH}}}""", re.MULTILINE
+)
+"""For which tomllib takes the square of its length."""
 _TOML_PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 
@@ -61,6 +65,8 @@ def _read_json(content: bytes) -> ManifestText:
 
 def _read_toml(content: bytes) -> ManifestText:
     text = decode(content).replace("\r\n", "\n")
+    if endless := _TOML_DEEP_KEY.search(text):
+        raise UnreadableText(f"has a key of more than {MAX_JSON_DEPTH} parts", line=text.count("\n", 0, endless.end()) + 1)
     try:
         values = _parse("TOML", lambda: tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

@@ -16,6 +16,7 @@ CONFIG_NAME = "config.yaml"
 EXTERNAL_PACKAGE_DIRS = "external_package_dirs"
 MAX_CONFIG_BYTES = MiB
 MAX_VALUES = 100_000
+MAX_PATH_BYTES = 4096
 
 
 @attrs.frozen(kw_only=True)
@@ -66,9 +67,9 @@ def _is_path(value: object) -> bool:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether the system could have a file of that name: no NUL, and nothing that is not Unicode."""
+    """Whether the system could have a file of that name: no NUL, nothing that is not Unicode, and not too long."""
     try:
-        return "\0" not in text and bool(text.encode())
+        return "\0" not in text and 0 < len(text.encode()) < MAX_PATH_BYTES
     except UnicodeEncodeError:
         return False
 

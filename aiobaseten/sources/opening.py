@@ -11,12 +11,14 @@ from aiobaseten._threads import Check, run_to_end
 from aiobaseten.errors import ArchiveError, InvalidPush, Problem
 from aiobaseten.sources.base import Source
 from aiobaseten.sources.buffer import bytes_view, open_buffer
+from aiobaseten.sources.config import MAX_PATH_BYTES
 from aiobaseten.sources.directory import Symlinks, open_directory
 from aiobaseten.sources.file import FileSource, open_file
 from aiobaseten.sources.files import kind_of, printable
 from aiobaseten.sources.stream import StreamSource
 
 SourceLike = str | os.PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
+MAX_SHOWN_CHARACTERS = 100
 _WANTED = "must be the path of a model directory or an archive file, bytes, or an async iterator of bytes"
 
 
@@ -65,16 +67,20 @@ def _open(path: str, symlinks: Symlinks, check: Check) -> Source:
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - to a Path, no path at all is the current directory
     except FileNotFoundError as error:
-        raise ArchiveError(f"{path!r} does not exist", path=path) from error
+        raise ArchiveError(f"{_shown(path)} does not exist", path=path) from error
     except OSError as error:
-        raise ArchiveError(f"{path!r} cannot be opened: {error.strerror}", path=path) from error
+        raise ArchiveError(f"{_shown(path)} cannot be opened: {error.strerror}", path=path) from error
     except ValueError as error:
-        raise ArchiveError(f"{path!r} cannot be the name of a file: {error}", path=path) from error
+        raise ArchiveError(f"{_shown(path)} cannot be the name of a file: {error}", path=path) from error
     if stat.S_ISDIR(mode):
         return open_directory(path, label=printable(path), symlinks=symlinks, check=check)
     if stat.S_ISREG(mode):
         return open_file(path, label=printable(path))
     raise ArchiveError(f"{path!r} is {kind_of(mode)}, and must be a model directory or an archive file", path=path)
+
+
+def _shown(path: str) -> str:
+    return repr(path if len(path) < MAX_PATH_BYTES else f"{path[:MAX_SHOWN_CHARACTERS]}...")
 
 
 def _open_stream(source: AsyncIterable[bytes]) -> StreamSource:

@@ -19,6 +19,7 @@ from yaml.nodes import Node
 from yaml.reader import Reader
 from yaml.resolver import Resolver
 
+from aiobaseten._text import one_line
 from aiobaseten.rules import MAX_JSON_DEPTH
 
 MAX_NUMBER_CHARACTERS = 1000
@@ -95,12 +96,12 @@ def readable(text: str) -> Generator[None]:
 def _refusal(text: str, error: yaml.YAMLError) -> UnreadableText:
     """Say what is wrong with the YAML, and show the line."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
-        return UnreadableText(f"is not valid YAML: {error}")
+        return UnreadableText(f"is not valid YAML: {one_line(str(error))}")
     mark = error.problem_mark
-    what = ": ".join(filter(None, (error.context, error.problem)))
+    what = one_line(": ".join(filter(None, (error.context, error.problem))))
     lines = text.splitlines()
-    shown = lines[mark.line].strip() if mark.line < len(lines) else "(the end of the file)"
-    return UnreadableText(what, line=mark.line + 1, column=mark.column + 1, shown=shown[:MAX_SHOWN_CHARACTERS])
+    shown = lines[mark.line].strip()[:MAX_SHOWN_CHARACTERS] if mark.line < len(lines) else "(the end of the file)"
+    return UnreadableText(what, line=mark.line + 1, column=mark.column + 1, shown=one_line(shown))
 
 
 def events(text: str, *, max_values: int) -> Iterator[Event]:

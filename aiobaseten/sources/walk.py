@@ -23,6 +23,7 @@ from aiobaseten.sources.layout import FileEntry, directories_of
 
 MAX_ENTRIES = 1_000_000
 MAX_COUNTED = 100_000
+MAX_FOLLOWED = 10_000
 
 Identity = tuple[int, int]
 """Device and inode: what tells one directory from another."""
@@ -96,6 +97,7 @@ class Walk:
         self._check = check
         self._pending: list[_Directory] = []
         self._left_to_count = MAX_COUNTED
+        self._links_to_follow = MAX_FOLLOWED
 
     def add(self, root: Root) -> None:
         """Walk a directory.
@@ -120,23 +122,31 @@ class Walk:
     def _list(self, directory: _Directory) -> None:
         try:
             with os.scandir(directory.path) as listing:
-                entries = list(listing)
+                self._refuse_replaced(directory)
+                for entry in listing:
+                    self._check()
+                    self._take(entry, directory)
         except OSError as error:
             self._failed(directory.path, directory.prefix or "./", error)
-            return
-        for entry in entries:
-            self._check()
-            try:
-                self._add_entry(entry, directory)
-            except OSError as error:
-                self._failed(entry.path, directory.prefix + entry.name, error)
-        if len(self.files) + len(self.links) > MAX_ENTRIES:
+
+    def _refuse_replaced(self, directory: _Directory) -> None:
+        """A directory that has become a link since its name was seen would lead anywhere."""
+        is_found = directory.parent is not None and not self._follow_links
+        if is_found and not stat.S_ISDIR(Path(directory.path).lstat().st_mode):
+            raise SourceChanged(f"{directory.path!r} was replaced by a link since the push began", path=directory.path)
+
+    def _take(self, entry: os.DirEntry[str], directory: _Directory) -> None:
+        try:
+            self._add_entry(entry, directory)
+        except OSError as error:
+            self._failed(entry.path, directory.prefix + entry.name, error)
+        if len(self.files) + len(self.links) + len(self.problems) > MAX_ENTRIES:
             raise ArchiveError(f"{directory.root.path!r} holds more than {MAX_ENTRIES:,} files", path=directory.root.path)
 
     def _add_entry(self, entry: os.DirEntry[str], directory: _Directory) -> None:
         name = directory.prefix + entry.name
         is_link = entry.is_symlink()
-        is_directory = _leads_to_directory(entry)
+        is_directory = leads_to_directory(entry)
         if found := _match(directory.filters, name, is_directory=is_directory):
             is_directory = is_directory and not is_link
             count = self._count(entry.path) if is_directory else _count_one(entry)
@@ -162,11 +172,20 @@ class Walk:
             if directory.is_within(_identity_of(status)):
                 self.refuse(entry.path, name, f"leads to {link_text(entry.path)!r}, which it is in itself: a loop")
             else:
+                self._count_link(directory)
                 self._descend(entry, name, directory)
         elif stat.S_ISREG(status.st_mode):
             self._add_file(entry.path, name, through_link=True)
         else:
             self._refuse_kind(entry.path, name, status.st_mode)
+
+    def _count_link(self, directory: _Directory) -> None:
+        """Forty directories, each with two links to the next, are no loop, and without end all the same."""
+        self._links_to_follow -= 1
+        if self._links_to_follow < 0:
+            raise ArchiveError(
+                f"{directory.root.path!r} leads through more than {MAX_FOLLOWED:,} links to directories", path=directory.root.path
+            )
 
     def _descend(self, entry: os.DirEntry[str], name: str, directory: _Directory) -> None:
         filters = directory.filters
@@ -282,7 +301,7 @@ def _match(filters: tuple[_Filter, ...], name: str, *, is_directory: bool) -> _F
     return None
 
 
-def _leads_to_directory(entry: os.DirEntry[str]) -> bool:
+def leads_to_directory(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a directory or a link to one: rules for directories are for both, as with Truss."""
     with suppress(OSError):
         return entry.is_dir()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from botocore.parsers import ResponseParserError, create_parser
 from botocore.utils import percent_encode
 
 from aiobaseten._redaction import cover_new_loggers, scrubbed
+from aiobaseten._text import one_line
 from aiobaseten.errors import IntegrityError, UploadError
 from aiobaseten.models import UploadTarget
 from aiobaseten.options import MiB, Options
@@ -29,10 +29,13 @@ from aiobaseten.upload.flight import Flight
 from aiobaseten.upload.reader import FilledPart
 from aiobaseten.upload.s3_answers import PutPart, StoredObject, required, stored_object, unreadable, upload_error, verify
 from aiobaseten.upload.s3_client import bucket_url, call_credentials, make_client, signing_keys
-from aiobaseten.upload.transport import Request, Sent, Transport, refuse_redirect
+from aiobaseten.upload.target import check_target
+from aiobaseten.upload.transport import Answer, Request, Sent, Transport, checked
 
-REGION = re.compile(r"[a-zA-Z0-9-]+")
 WORTH_ASKING_BYTES = MiB
+
+UNREADABLE = (ResponseParserError, RecursionError, TypeError, LookupError, AttributeError)
+"""How botocore fails at an answer that is no XML, nests without end, or has elements where S3 has text."""
 
 _PARSER = create_parser("rest-xml")
 
@@ -116,15 +119,16 @@ class S3:
     async def _call(self, target: UploadTarget, operation: str, **parameters: Any) -> dict[str, Any]:
         call_credentials.set(target.credentials)
         try:
+            check_target(target)
             client = await self._client(target.region)
             method: Callable[..., Awaitable[dict[str, Any]]] = getattr(client, _METHODS[operation])
             return await method(Bucket=target.bucket, Key=target.key, **parameters)
         except ClientError as error:
             raise upload_error(error.response, operation) from error
-        except ResponseParserError as error:
-            raise unreadable(operation, error) from error.__context__
-        except (BotoCoreError, ValueError) as error:  # a region or endpoint that cannot be, for instance
-            raise UploadError(str(error), operation=operation) from error
+        except UNREADABLE as error:
+            raise unreadable(error, operation) from error.__context__ or error
+        except (BotoCoreError, ValueError) as error:  # an endpoint that cannot be, or a header that is no number, for instance
+            raise UploadError(one_line(str(error)), operation=operation) from error
         except UploadError as error:
             error.operation = operation
             raise
@@ -132,10 +136,14 @@ class S3:
     async def _put(self, target: UploadTarget, part: FilledPart, operation: str, query: str) -> dict[str, Any]:
         """Send a part. One that the store has refused before is sent only when the store has said that it wants it now."""
         try:
+            check_target(target)
             client = await self._client(target.region)
             url = await self._object_url(client, target) + query
         except (BotoCoreError, ValueError) as error:
-            raise UploadError(str(error), operation=operation) from error
+            raise UploadError(one_line(str(error)), operation=operation) from error
+        except UploadError as error:
+            error.operation = operation
+            raise
         shape = client.meta.service_model.operation_model(operation).output_shape
 
         def put(flight: Flight) -> dict[str, Any]:
@@ -150,25 +158,15 @@ class S3:
             part.was_refused = True
             answer = self._transport.exchange(flight, request)
             part.was_refused = answer.status >= 300
-            refuse_redirect(answer)
-            raw = {"status_code": answer.status, "headers": HeadersDict(answer.headers), "body": answer.content}
-            parsed: dict[str, Any] = _PARSER.parse(raw, shape)
-            return parsed
+            return parse_answer(answer, shape, operation)
 
         try:
-            answer = await self._transport.run(put)
-        except ResponseParserError as error:
-            raise unreadable(operation, error) from error.__context__
+            return await self._transport.run(put)
         except UploadError as error:
             error.operation = operation
             raise
-        if answer["ResponseMetadata"]["HTTPStatusCode"] >= 300:
-            raise upload_error(answer, operation)
-        return answer
 
     async def _client(self, region: str) -> Any:
-        if not REGION.fullmatch(region):
-            raise UploadError(f"{region!r} cannot be a region, such as us-west-2")
         async with self._opening:
             if region not in self._clients:
 
@@ -186,6 +184,23 @@ class S3:
                 call_credentials.set(target.credentials)
                 self._bucket_urls[place] = await bucket_url(client, target.bucket)
         return f"{self._bucket_urls[place]}{percent_encode(target.key, safe='/~')}"
+
+
+def parse_answer(answer: Answer, shape: Any, operation: str) -> dict[str, Any]:
+    """What an answer says.
+
+    :param shape: botocore's, of what the operation returns
+    :raises UploadError: if that is a refusal, or nothing that can be read
+    """
+    answer = checked(answer)
+    raw = {"status_code": answer.status, "headers": HeadersDict(answer.headers), "body": answer.content}
+    try:
+        parsed: dict[str, Any] = _PARSER.parse(raw, shape)
+    except (*UNREADABLE, ValueError) as error:
+        raise unreadable(error, operation) from error.__context__ or error
+    if answer.status >= 300:
+        raise upload_error(parsed, operation)
+    return parsed
 
 
 _METHODS = {

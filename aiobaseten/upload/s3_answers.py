@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
-from botocore.parsers import ResponseParserError
 
-from aiobaseten._redaction import redact
+from aiobaseten._text import one_line
 from aiobaseten.errors import CredentialsExpired, IntegrityError, UploadDenied, UploadError
 from aiobaseten.upload.checksum import Checksums
 
@@ -31,6 +30,9 @@ PASSING_CODES = frozenset(
         "TooManyRequests",
     }
 )
+MAX_CODE_CHARACTERS = 128
+MAX_ID_CHARACTERS = 2048
+"""Of an ETag or upload id, which the next calls repeat in their URLs and bodies."""
 HINTS = {
     "RequestTimeTooSkewed": "the clock of this machine is off",
     "NoSuchBucket": "the bucket does not exist at this endpoint",
@@ -69,37 +71,46 @@ def verify(sums: Checksums, answer: dict[str, Any], operation: str) -> str | Non
     theirs: str | None = None if sums.algorithm is None else answer.get(sums.algorithm.parameter)
     if sums.algorithm is not None and theirs is not None and theirs != sums.encoded:
         raise IntegrityError(
-            f"the store computed the {sums.algorithm.name} {theirs}, and {sums.encoded} was sent", operation=operation
+            f"the store computed the {sums.algorithm.name} {_shown(theirs)}, and {sums.encoded} was sent",
+            operation=operation,
         )
     return theirs
-
-
-def unreadable(operation: str, error: ResponseParserError) -> UploadError:
-    """An answer that is not one: a proxy's page, or cut short. Its text, which botocore's error quotes, is left out."""
-    reason = str(error.__context__ or "it is not S3's")
-    return UploadError(f"the store's answer cannot be read: {reason}", operation=operation, retryable=True)
 
 
 def required(answer: dict[str, Any], field: Literal["ETag", "UploadId"], operation: str) -> str:
     value = answer.get(field)
     if not value:
         raise UploadError(f"the store's answer has no {field}", operation=operation, status=200, retryable=True)
-    return str(value)
+    text = str(value)
+    if len(text) > MAX_ID_CHARACTERS or not text.isprintable():
+        raise UploadError(f"the store's answer has no {field} that can be one", operation=operation, status=200, retryable=True)
+    return text
+
+
+def unreadable(error: Exception, operation: str) -> UploadError:
+    """What to raise for an answer that botocore cannot parse. Its text, which botocore's error quotes, is left out."""
+    reason = one_line(str(error.__context__ or error))
+    return UploadError(f"the store's answer cannot be read: {reason}", operation=operation, retryable=True)
+
+
+def _shown(value: object) -> str:
+    """A code, id or checksum of the store's; empty where it has given none."""
+    return one_line(str(value or ""), max_chars=MAX_CODE_CHARACTERS)
 
 
 def upload_error(response: Mapping[str, Any], operation: str) -> UploadError:
     details: Mapping[str, Any] = response.get("Error", {})
     metadata: Mapping[str, Any] = response.get("ResponseMetadata", {})
-    code = redact(str(details.get("Code", "")))
+    code = _shown(details.get("Code"))
     status = metadata.get("HTTPStatusCode")
-    message = redact(str(details.get("Message") or "no message"))[:500]
+    message = one_line(str(details.get("Message") or "")) or "no message"
     if code in HINTS:
         message = f"{HINTS[code]}: {message}"
     context: dict[str, Any] = {
         "operation": operation,
         "code": code or None,
         "status": status,
-        "request_id": metadata.get("RequestId") and redact(str(metadata["RequestId"])),
+        "request_id": _shown(metadata.get("RequestId")) or None,
     }
     if code in EXPIRED_CODES:
         return CredentialsExpired(message, **context)

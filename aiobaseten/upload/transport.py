@@ -8,6 +8,7 @@ a time limit.
 from __future__ import annotations
 
 import math
+import re
 import ssl
 import threading
 import time
@@ -24,6 +25,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 from yarl import URL
 
 from aiobaseten import _network
+from aiobaseten._text import one_line
 from aiobaseten._threads import Check, run_to_end
 from aiobaseten.errors import ConfigurationError, TransportError, UploadError
 from aiobaseten.options import KiB, Options
@@ -36,6 +38,9 @@ MAX_IDLE_CONNECTIONS = 1024
 LARGEST_FAST_SLICE_BYTES, FAST_SLICE_S = 2048 * KiB, 0.005
 """Slices grow while they leave at once: each one more is a turn at the interpreter's lock."""
 MAX_ANSWER_BYTES = 1024 * KiB
+MAX_HOST_CHARACTERS = 255
+_NOT_S3S = re.compile(rb"<!(?:DOCTYPE|ENTITY)|\0", re.IGNORECASE)
+"""Of a document type, or of an encoding such as UTF-16 that would hide one."""
 
 CLOSED = "the Client was closed while it was in use"
 
@@ -282,7 +287,7 @@ def _root_of(error: BaseException) -> BaseException:
 
 
 def _words(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or one_line(str(error)) or type(error).__name__
 
 
 @attrs.frozen
@@ -322,7 +327,7 @@ class S3Session(AIOHTTPSession):
         """Make one exchange.
 
         :raises TransportError: if there is no answer
-        :raises UploadError: if the answer is a redirect
+        :raises UploadError: if the answer is a redirect, or none of S3's
         """
         timeouts = self.options.timeouts
         completes = request.method == "POST" and "uploadId=" in request.url
@@ -335,7 +340,7 @@ class S3Session(AIOHTTPSession):
             read_timeout_s=timeouts.complete_s if completes else timeouts.read_s,
         )
         answer = await self.transport.run(lambda flight: self.transport.exchange(flight, wanted))
-        refuse_redirect(answer)
+        answer = checked(answer)
         headers: Any = answer.headers
         return AioAWSResponse(request.url, answer.status, headers, ReadContent(answer.content))
 
@@ -347,12 +352,25 @@ def _text_items(headers: Any) -> Iterator[tuple[str, str]]:
         yield name, value.decode() if isinstance(value, bytes) else str(value)
 
 
-def refuse_redirect(answer: Answer) -> None:
-    """:raises UploadError: if the store sends the push's credentials elsewhere"""
+def checked(answer: Answer) -> Answer:
+    """An answer that may be parsed: S3's have no document type, whose entities could stand for gigabytes.
+
+    :raises UploadError: if it has one, or if the store sends the push's credentials elsewhere
+    """
+    _refuse_redirect(answer)
+    if not _NOT_S3S.search(answer.content):
+        return answer
+    if answer.status < 300:
+        raise UploadError("the store's answer is not XML as S3 writes it", status=answer.status, retryable=True)
+    return attrs.evolve(answer, content=b"")  # Then its status says it, as of a proxy's page.
+
+
+def _refuse_redirect(answer: Answer) -> None:
     if not 300 <= answer.status < 400:
         return
     parsed = _network.parse_url(answer.headers.get("location", ""))
-    where = (parsed and parsed.host) or answer.headers.get("x-amz-bucket-region")
+    host = parsed.host if parsed is not None else None
+    where = one_line(host or answer.headers.get("x-amz-bucket-region") or "", max_chars=MAX_HOST_CHARACTERS)
     raise UploadError(
         f"the store redirects to {where or 'another place'}, which is not followed with the push's credentials;"
         " the bucket may be in another region than prepare said",

@@ -21,7 +21,7 @@ from support.scripted_server import OK, SLOW_DOWN, Peer, connect_proxy, scripted
 
 from aiobaseten.errors import ConfigurationError, TransportError, UploadError
 from aiobaseten.options import MiB, Options, TimeoutOptions
-from aiobaseten.upload.transport import Answer, Request, Transport, refuse_redirect
+from aiobaseten.upload.transport import Answer, Request, Transport, checked
 
 pytestmark = pytest.mark.anyio
 
@@ -342,7 +342,7 @@ async def test_a_redirect_is_not_followed(tls: Tls) -> None:
         async with transport_with(tls.options) as transport:
             answer = await put(transport, server.url())
     with pytest.raises(UploadError, match=r"redirects to elsewhere\.example"):
-        refuse_redirect(answer)
+        checked(answer)
 
 
 @pytest.mark.parametrize("by_asyncio", [False, True])

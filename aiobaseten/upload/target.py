@@ -1,0 +1,50 @@
+"""What may be an upload's target. It comes from the service's answer, and the archive and its credentials go where it says.
+
+The host is made of region and bucket by botocore's rules, which leads to the object store's own hosts for whatever passes here.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aiobaseten._text import one_line
+from aiobaseten.errors import UploadError
+from aiobaseten.models import UploadTarget
+
+MAX_KEY_BYTES = 1024
+MAX_SHOWN_CHARACTERS = 80
+
+_REGION = re.compile(r"[a-zA-Z0-9-]{1,63}")
+_BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
+_CREDENTIAL = re.compile(r"[\x21-\x7e]+")
+_CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+
+
+def check_target(target: UploadTarget) -> None:
+    """Refuse a target that cannot be one, before anything is sent there. No message holds a credential.
+
+    :raises UploadError: which names what cannot be
+    """
+    if not _REGION.fullmatch(target.region):
+        raise UploadError(f"{_shown(target.region)} cannot be a region, such as us-west-2")
+    if not _BUCKET.fullmatch(target.bucket):
+        raise UploadError(f"{_shown(target.bucket)} cannot be a bucket: one has letters, digits, '.', '-' and '_', at most 255")
+    if problem := _key_problem(target.key):
+        raise UploadError(f"{_shown(target.key)} cannot be an object's key: {problem}")
+    for name in _CREDENTIALS:
+        if not _CREDENTIAL.fullmatch(getattr(target.credentials, name)):
+            raise UploadError(f"{name} cannot be one: it is empty, or holds what no header can carry")
+
+
+def _key_problem(key: str) -> str | None:
+    try:
+        size_bytes = len(key.encode())
+    except UnicodeEncodeError:
+        return "it holds what is not Unicode"
+    if not 0 < size_bytes <= MAX_KEY_BYTES:
+        return f"one has 1 to {MAX_KEY_BYTES:,} bytes, and this {size_bytes:,}"
+    return None
+
+
+def _shown(text: str) -> str:
+    return repr(one_line(text, max_chars=MAX_SHOWN_CHARACTERS))
