@@ -156,7 +156,8 @@ class TransportError(BasetenError):
 class UploadError(BasetenError):
     """The object store did not take the upload.
 
-    `operation` is the S3 call (``UploadPart``), `code` the store's error code (``SlowDown``), `status` the HTTP status.
+    `operation` is the S3 call (``UploadPart``), `code` the store's error code (``SlowDown``), `status` the HTTP status,
+    `retry_after_s` its advice on how many seconds to wait, if it gave any.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class UploadError(BasetenError):
         code: str | None = None,
         status: int | None = None,
         request_id: str | None = None,
+        retry_after_s: float | None = None,
         retryable: bool = False,
     ) -> None:
         super().__init__(message)
@@ -174,6 +176,7 @@ class UploadError(BasetenError):
         self.code = code
         self.status = status
         self.request_id = request_id
+        self.retry_after_s = retry_after_s
         self.retryable = retryable
 
     def __str__(self) -> str:

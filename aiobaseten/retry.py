@@ -11,6 +11,8 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import anyio
@@ -19,6 +21,8 @@ import tenacity
 
 from aiobaseten.errors import BasetenError
 from aiobaseten.options import RetryOptions
+
+MAX_RETRY_AFTER_S = 15 * 60.0
 
 T = TypeVar("T")
 
@@ -151,3 +155,41 @@ async def _retry_after(
     )
     with in_trouble(first_error) as trouble:
         return await attempts(attempt)
+
+
+def retry_after_header_s(advice: str | None, now: str | None) -> float | None:
+    """How many seconds the header ``Retry-After`` asks to wait, as a number or as a date; never more than `MAX_RETRY_AFTER_S`.
+
+    :param now: the header ``Date`` of the same answer
+    """
+    wait_s = seconds(advice)
+    if wait_s is None and advice:
+        wait_s = _seconds_until(advice, now)
+    return None if wait_s is None else min(wait_s, MAX_RETRY_AFTER_S)
+
+
+def seconds(value: object) -> float | None:
+    """A number of seconds, or text that is one; None for what is neither, or below 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if number >= 0 else None
+
+
+def _seconds_until(moment: str, now: str | None) -> float | None:
+    """The seconds from one HTTP date to another; from this machine's time where the service does not tell its own."""
+    until = _http_date(moment)
+    if until is None:
+        return None
+    return max(0.0, (until - (_http_date(now or "") or datetime.now(UTC))).total_seconds())
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

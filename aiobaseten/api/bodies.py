@@ -10,21 +10,19 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, cast
 
 from yarl import URL
 
 from aiobaseten._text import MAX_CHARS, one_line
+from aiobaseten.retry import MAX_RETRY_AFTER_S, retry_after_header_s, seconds
 
 NOT_JSON = object()
 MAX_MESSAGE_CHARS = MAX_CHARS
 MAX_REQUEST_ID_CHARS = 128
 MAX_SEARCHED_CHARS = 8192
 """Of a page, for its title: the search takes the square of its length."""
-MAX_RETRY_AFTER_S = 15 * 60.0
 
 _MESSAGE_FIELDS = ("message", "error", "detail", "errors", "msg", "title")
 _MAX_MESSAGE_DEPTH = 4
@@ -85,13 +83,10 @@ def retry_after_s(headers: Mapping[str, str], content: bytes) -> float | None:
     Never more than `MAX_RETRY_AFTER_S`; None where neither makes sense.
     """
     body = parse(content)
-    advice = _seconds(cast("Mapping[str, Any]", body).get("retry_after")) if isinstance(body, Mapping) else None
+    advice = seconds(cast("Mapping[str, Any]", body).get("retry_after")) if isinstance(body, Mapping) else None
     if advice is None:
-        header = headers.get("Retry-After")
-        advice = _seconds(header)
-        if advice is None and header:
-            advice = _seconds_until(header, headers.get("Date"))
-    return None if advice is None else min(advice, MAX_RETRY_AFTER_S)
+        return retry_after_header_s(headers.get("Retry-After"), headers.get("Date"))
+    return min(advice, MAX_RETRY_AFTER_S)
 
 
 def redirect_message(location: str) -> str:
@@ -120,29 +115,3 @@ def _message_in(body: Any, depth: int = 0) -> str | None:
             place = fields.get("loc")
             return f"{'.'.join(map(str, cast('Sequence[Any]', place)))}: {message}" if isinstance(place, list) else message
     return None
-
-
-def _seconds(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        seconds = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return seconds if seconds >= 0 else None
-
-
-def _seconds_until(moment: str, now: str | None) -> float | None:
-    """The seconds from one HTTP date to another; from this machine's time where the service does not tell its own."""
-    until = _http_date(moment)
-    if until is None:
-        return None
-    return max(0.0, (until - (_http_date(now or "") or datetime.now(UTC))).total_seconds())
-
-
-def _http_date(text: str) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

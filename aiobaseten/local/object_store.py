@@ -113,16 +113,17 @@ class ObjectStore:
             for upload in tree.iterfind("{*}Upload")
         ]
 
-    async def scoped_credentials(self, key: str, *, put_only: bool) -> AWSCredentials:
+    async def scoped_credentials(self, key: str, *, put_only: bool, may_read: bool = False) -> AWSCredentials:
         """Credentials that can upload to `key`, at once or in parts, and nothing else.
 
         :param put_only: not even abort the upload or list its parts
+        :param may_read: but also read it
         """
         form = {
             "Action": "GetFederationToken",
             "Version": "2011-06-15",
             "Name": FEDERATED_NAME,
-            "Policy": json.dumps(_upload_policy(self.bucket, key, put_only=put_only)),
+            "Policy": json.dumps(_upload_policy(self.bucket, key, put_only=put_only, may_read=may_read)),
             "DurationSeconds": CREDENTIALS_LIFETIME_S,
         }
         async with self._send(
@@ -185,9 +186,11 @@ def _parse(xml: str) -> ElementTree.Element:
     return ElementTree.fromstring(xml)  # nosec B314  # noqa: S314 - written by the SeaweedFS that this stack started
 
 
-def _upload_policy(bucket: str, key: str, *, put_only: bool) -> dict[str, Any]:
+def _upload_policy(bucket: str, key: str, *, put_only: bool, may_read: bool) -> dict[str, Any]:
     """A session policy. SeaweedFS counts abort and list-parts as parts of PutObject, so they are denied by name."""
     resource = [f"arn:aws:s3:::{bucket}/{key}"]
     statements = [{"Effect": "Allow", "Action": ["s3:PutObject"], "Resource": resource}]
     statements.append({"Effect": "Deny" if put_only else "Allow", "Action": list(_MULTIPART_EXTRAS), "Resource": resource})
+    if may_read:
+        statements.append({"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": resource})
     return {"Version": "2012-10-17", "Statement": statements}

@@ -45,14 +45,16 @@ P = TypeVar("P", bound=Payload)
 class Service:
     """The control plane of one stack.
 
-    :param put_only: credentials allow s3:PutObject and nothing else
+    :param put_only: credentials allow no more than s3:PutObject
+    :param may_read: they allow s3:GetObject too
     """
 
-    def __init__(self, store: Store, objects: ObjectStore, *, api_key: str, put_only: bool) -> None:
+    def __init__(self, store: Store, objects: ObjectStore, *, api_key: str, put_only: bool, may_read: bool = False) -> None:
         self._store = store
         self._objects = objects
         self._api_key = api_key
         self._put_only = put_only
+        self._may_read = may_read
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._answer], client_max_size=MAX_BODY_BYTES)
@@ -108,7 +110,7 @@ class Service:
         response = PrepareModelUploadResponse()
         if prepared is not None:
             response = PrepareModelUploadResponse(
-                creds=await self._objects.scoped_credentials(prepared.key, put_only=self._put_only),
+                creds=await self._objects.scoped_credentials(prepared.key, put_only=self._put_only, may_read=self._may_read),
                 s3_bucket=self._objects.bucket,
                 s3_key=prepared.key,
                 s3_region=REGION,

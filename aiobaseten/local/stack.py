@@ -51,6 +51,7 @@ class LocalStack:
     :param api_key: the key that the API takes
     :param rekey_on_prepare: every prepare gives another S3 key; False: the same key again for the same model until it is committed
     :param put_only: the upload credentials do not even allow to abort an upload or to list its parts
+    :param may_read: the upload credentials allow to read the object too, or to look at it (HEAD)
     :param teams: names of the organization's teams; the first is its default team
     :param clock: monotonic seconds, by which a deployment goes from BUILDING to ACTIVE within 1.2 s of its commit
     :raises ConfigurationError: for an argument that cannot work, and on entry when SeaweedFS is not installed
@@ -64,6 +65,7 @@ class LocalStack:
         api_key: str = "local-api-key",
         rekey_on_prepare: bool = True,
         put_only: bool = False,
+        may_read: bool = False,
         teams: Sequence[str] = ("default",),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,6 +80,7 @@ class LocalStack:
             raise ConfigurationError(f"LocalStack.data_dir must be a path, not {data_dir!r}") from error
         self._rekey_on_prepare = rekey_on_prepare
         self._put_only = put_only
+        self._may_read = may_read
         self._teams = tuple(teams)
         self._clock = clock
         self._resources: AsyncExitStack | None = None
@@ -111,7 +114,7 @@ class LocalStack:
         seaweedfs = await SeaweedFS.start(self._data_dir, session)
         resources.push_async_callback(seaweedfs.stop)
         store = Store(teams=self._teams, rekey_on_prepare=self._rekey_on_prepare, clock=self._clock)
-        service = Service(store, seaweedfs.store, api_key=self.api_key, put_only=self._put_only)
+        service = Service(store, seaweedfs.store, api_key=self.api_key, put_only=self._put_only, may_read=self._may_read)
         runner = web.AppRunner(service.app(), access_log=None, shutdown_timeout=SHUTDOWN_LIMIT_S)
         resources.push_async_callback(runner.cleanup)
         await runner.setup()

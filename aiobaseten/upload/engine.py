@@ -13,12 +13,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 
 import anyio
 import anyio.lowlevel
 import attrs
 
-from aiobaseten.errors import TransportError, UploadDenied, UploadError
+from aiobaseten.errors import CredentialsExpired, IntegrityError, TransportError, UploadError
 from aiobaseten.events import (
     Emitter,
     PartUploaded,
@@ -30,7 +31,7 @@ from aiobaseten.events import (
 )
 from aiobaseten.models import UploadTarget
 from aiobaseten.options import Options
-from aiobaseten.retry import Clock
+from aiobaseten.retry import Clock, OnRetry, retrying
 from aiobaseten.sources.base import Source
 from aiobaseten.upload.calls import Calls, KeyChanged, Renew
 from aiobaseten.upload.checksum import Checksums, algorithm_for
@@ -130,13 +131,19 @@ class UploadEngine:
             emit(UploadRestarted(push_id=push_id, key=target.key))
             upload = _Upload(self, target, source, emit, push_id, renew, log, renewed=target is not upload.target)
 
-    async def abort(self, target: UploadTarget, upload_id: str) -> None:
-        """Give up what an earlier attempt has left at a target.
+    async def abort(self, target: UploadTarget, upload_id: str, *, on_retry: OnRetry | None = None) -> None:
+        """Give up what an upload has left at a target. Passing failures are repeated; one that is gone already is given up.
 
         :raises UploadError: if the credentials do not allow it
         :raises TransportError: if the store could not be reached
         """
-        await self.s3.abort(target, upload_id)
+        try:
+            await retrying(
+                lambda: self.s3.abort(target, upload_id), options=self.options.retry, clock=self.clock, on_retry=on_retry
+            )
+        except UploadError as error:
+            if error.code != "NoSuchUpload":
+                raise
 
     async def rehearse(self, target: UploadTarget, source: Source, *, max_duration_s: float, emit: Emitter) -> UploadRehearsal:
         """Upload a source's parts, and give the upload up where `upload` would complete it.
@@ -428,15 +435,17 @@ class _Upload:
         return await self._calls.make("CompleteMultipartUpload", complete)
 
     async def _look_for_object(self, no_such_upload: UploadError, sums: Checksums) -> StoredObject:
-        """After a Complete whose answer was lost, an upload that is gone was most likely completed: look, if that is allowed."""
+        """After a Complete whose answer was lost, an upload that is gone was most likely completed: look, if that can be done."""
         try:
             return await self._s3.head(self.target, self._size_bytes, sums)
-        except UploadDenied:
-            return StoredObject(etag=None, checksum=None)
-        except UploadError as error:
-            if error.status == 404:
-                raise no_such_upload from error
+        except (CredentialsExpired, IntegrityError):
             raise
+        except UploadError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                raise no_such_upload from error
+            if error.retryable:
+                raise
+            return StoredObject(etag=None, checksum=None)
 
     async def _abort(self, cause: BaseException | None = None) -> str | None:
         """Clean up in what time is left for it. Returns what went wrong, in words, and adds it as a note to what led here."""
@@ -449,8 +458,17 @@ class _Upload:
         async def abort() -> None:
             nonlocal problem
             error: str | None = "no answer in time"
+
+            def failed(failure: BaseException, _attempt: int, _delay_s: float) -> None:
+                nonlocal error
+                error = _in_words(failure)
+
             with anyio.CancelScope(shield=True, deadline=deadline):
-                error = await self._try_to_abort(upload_id)
+                try:
+                    await self._engine.abort(self.target, upload_id, on_retry=failed)
+                    error = None
+                except Exception as failure:  # noqa: BLE001 - whatever it is, the error that led here is the one to raise
+                    error = _in_words(failure)
             if error is None:
                 self._log.upload_gone()
             else:
@@ -465,10 +483,6 @@ class _Upload:
                 tasks.start_soon(abort)
         return problem
 
-    async def _try_to_abort(self, upload_id: str) -> str | None:
-        """What went wrong, in words; None if the upload is gone."""
-        try:
-            await self._s3.abort(self.target, upload_id)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the error that led here is the one to raise
-            return None if getattr(error, "code", None) == "NoSuchUpload" else f"{type(error).__name__}: {error}"
-        return None
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

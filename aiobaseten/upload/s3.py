@@ -110,10 +110,9 @@ class S3:
         :raises IntegrityError: if it is another one
         """
         answer = await self._call(target, "HeadObject", ChecksumMode="ENABLED")
-        if answer.get("ContentLength") != size_bytes:
-            raise IntegrityError(
-                f"the object holds {answer.get('ContentLength')} bytes instead of {size_bytes}", operation="HeadObject"
-            )
+        stored_bytes = answer.get("ContentLength", size_bytes)
+        if stored_bytes != size_bytes:
+            raise IntegrityError(f"the object holds {stored_bytes} bytes instead of {size_bytes}", operation="HeadObject")
         return stored_object(answer, "HeadObject", sums)
 
     async def _call(self, target: UploadTarget, operation: str, **parameters: Any) -> dict[str, Any]:

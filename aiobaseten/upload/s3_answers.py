@@ -9,6 +9,7 @@ import attrs
 
 from aiobaseten._text import one_line
 from aiobaseten.errors import CredentialsExpired, IntegrityError, UploadDenied, UploadError
+from aiobaseten.retry import retry_after_header_s
 from aiobaseten.upload.checksum import Checksums
 
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
@@ -101,6 +102,7 @@ def _shown(value: object) -> str:
 def upload_error(response: Mapping[str, Any], operation: str) -> UploadError:
     details: Mapping[str, Any] = response.get("Error", {})
     metadata: Mapping[str, Any] = response.get("ResponseMetadata", {})
+    headers: Mapping[str, str] = metadata.get("HTTPHeaders", {})
     code = _shown(details.get("Code"))
     status = metadata.get("HTTPStatusCode")
     message = one_line(str(details.get("Message") or "")) or "no message"
@@ -111,6 +113,7 @@ def upload_error(response: Mapping[str, Any], operation: str) -> UploadError:
         "code": code or None,
         "status": status,
         "request_id": _shown(metadata.get("RequestId")) or None,
+        "retry_after_s": retry_after_header_s(headers.get("retry-after"), headers.get("date")),
     }
     if code in EXPIRED_CODES:
         return CredentialsExpired(message, **context)

@@ -30,8 +30,10 @@ class Outcome:
     :param error: None where it succeeds, its object byte-equal and one deployment made
     :param says: a regular expression for the error's first cause
     :param strikes: how often the fault happens: the tries that it takes; None: at least once, until a time limit
-    :param at_most_s: how long is waited in all, by the clock that the client goes by
-    :param deployments: how many carry the push's id in the end
+    :param at_least_s: how long is waited in all, by the clock that the client goes by
+    :param at_most_s: as `at_least_s`
+    :param verified: whether the store has confirmed the object's checksum
+    :param deployments: how many more the model has in the end
     :param left: multipart uploads that stay at the store
     :param notes: whether the error says that the clean-up failed
     :param how: it came to that, in words
@@ -41,7 +43,9 @@ class Outcome:
     error: type[ab.BasetenError] | None = None
     says: str = ""
     strikes: int | None = 1
+    at_least_s: float = 0.0
     at_most_s: float = BACKOFF_S
+    verified: bool = True
     deployments: int = 1
     left: int = 0
     notes: bool = False
@@ -103,6 +107,7 @@ class Repeated(Rule):
             error=self.error if times is None else None,
             says=self.says if times is None else "",
             strikes=strikes,
+            at_least_s=(strikes - 1 if times is None else strikes) * self.retry_after_s,
             at_most_s=BACKOFF_S + 2 * strikes * self.retry_after_s,
             deployments=0 if times is None else 1,
             left=strikes if self.left else 0,
@@ -147,6 +152,14 @@ class Renewed(Rule):
             at_most_s=0.0,
             deployments=0,
         )
+
+
+@attrs.frozen
+class Believed(Rule):
+    """The object cannot be looked at. It is taken for complete: the commit, which needs it, has the last word."""
+
+    def outcome(self, times: int | None) -> Outcome:
+        return Outcome(how="unverified", verified=False)
 
 
 @attrs.frozen
@@ -211,25 +224,35 @@ class WaitedForAgain(Rule):
 
 @attrs.frozen
 class CleanedUp(Rule):
-    """The upload has failed already and stays failed with its own cause; the clean-up is tried once.
+    """The upload has failed already and stays failed with its own cause.
 
-    :param works: whether the store has removed the upload
-    :param told: whether the client knows
+    :param works: whether the store has removed the upload although the abort failed
+    :param passes: whether the abort is tried again
     """
 
-    works: bool
-    told: bool
+    works: bool = False
+    passes: bool = True
 
     def outcome(self, times: int | None) -> Outcome:
+        fails = not self.passes or times is None
+        tries = 1 if not self.passes else TRIES if times is None else times + 1
         return Outcome(
-            how="as before",
+            how="as before" if tries == 1 else f"as before, aborted at try {tries}" if not fails else "as before, not aborted",
             error=ab.UploadDenied,
             says="AccessDenied",
-            at_most_s=0.0,
+            strikes=tries if fails else times,
             deployments=0,
-            left=0 if self.works else 1,
-            notes=not self.told,
+            left=1 if fails and not self.works else 0,
+            notes=fails,
         )
+
+
+@attrs.frozen
+class CleanedUpAtOnce(Rule):
+    """As `CleanedUp`, and the abort succeeds."""
+
+    def outcome(self, times: int | None) -> Outcome:
+        return Outcome(how="as before", error=ab.UploadDenied, says="AccessDenied", deployments=0)
 
 
 _NO_CONNECTION = {
@@ -298,7 +321,7 @@ _STORE: Mapping[str, Rule] = {
     **_NOT_SEEN,
     **_ACTED,
     "trickle": Unharmed(),
-    "429": Repeated(ab.UploadError, "TooManyRequests"),
+    "429": Repeated(ab.UploadError, "TooManyRequests", retry_after_s=1.0),
     "500": Repeated(ab.UploadError, "InternalError"),
     "500 after acting": Repeated(ab.UploadError, "InternalError"),
     "502": Repeated(ab.UploadError, "502"),
@@ -310,8 +333,8 @@ _STORE: Mapping[str, Rule] = {
     "ExpiredToken": Renewed(),
     "AccessDenied": Final(ab.UploadDenied, "AccessDenied"),
     "RequestTimeTooSkewed": Final(ab.UploadError, "the clock of this machine is off"),
-    "garbage": Repeated(ab.UploadError, "cannot be read|Internal Server Error"),
-    "garbage after acting": Repeated(ab.UploadError, "cannot be read|Internal Server Error"),
+    "garbage": Repeated(ab.UploadError, "not XML as S3 writes it"),
+    "garbage after acting": Repeated(ab.UploadError, "not XML as S3 writes it"),
     "redirect": Final(ab.UploadError, "elsewhere.example"),
     "another region": Final(ab.UploadError, "eu-west-1"),
 }
@@ -335,7 +358,7 @@ CREATES: Mapping[str, Rule] = {
     "500 after acting": Repeated(ab.UploadError, "InternalError", left=True),
     "502 after acting": Repeated(ab.UploadError, "502", left=True),
     "error in a 200 after acting": Repeated(ab.UploadError, "InternalError", left=True),
-    "garbage after acting": Repeated(ab.UploadError, "Internal Server Error", left=True),
+    "garbage after acting": Repeated(ab.UploadError, "not XML as S3 writes it", left=True),
 }
 
 COMPLETES: Mapping[str, Rule] = {
@@ -344,9 +367,6 @@ COMPLETES: Mapping[str, Rule] = {
     "BadDigest": Final(ab.IntegrityError, "BadDigest"),
 }
 
-_LOOKED_AFTER_S = 0.5
-"""The wait between the Complete whose answer is lost and the next one, which is told that there is no such upload."""
-
 HEADS: Mapping[str, Rule] = {
     **{
         # The Complete that was lost is one of the six tries.
@@ -354,42 +374,47 @@ HEADS: Mapping[str, Rule] = {
         for fault, rule in (
             _STORE
             | {
-                "429": Repeated(ab.UploadError, "429"),
+                "429": Repeated(ab.UploadError, "429", retry_after_s=1.0),
                 "500": Repeated(ab.UploadError, "500"),
                 "500 after acting": Repeated(ab.UploadError, "500"),
                 "503 SlowDown": Repeated(ab.UploadError, "503"),
             }
         ).items()
     },
-    # Answers to HEAD have no body to name the error in. 403 means that looking is not allowed: then Complete is believed.
-    "AccessDenied": Unharmed(),
-    "RequestTimeTooSkewed": Unharmed(),
-    "ExpiredToken": Final(ab.UploadError, "400", waited_s=_LOOKED_AFTER_S),
-    "redirect": Final(ab.UploadError, "elsewhere.example", waited_s=_LOOKED_AFTER_S),
-    "another region": Final(ab.UploadError, "eu-west-1", waited_s=_LOOKED_AFTER_S),
+    "ExpiredToken": Believed(),
+    "AccessDenied": Believed(),
+    "RequestTimeTooSkewed": Believed(),
+    "redirect": Believed(),
+    "another region": Believed(),
 }
 
+_ABORTED_ANYWAY = CleanedUp(works=True)
+_NOT_ABORTED = CleanedUp(passes=False)
+
 ABORTS: Mapping[str, Rule] = {
-    "refused": CleanedUp(works=False, told=False),
-    "name unresolved": CleanedUp(works=False, told=False),
-    "reset before the body": CleanedUp(works=False, told=False),
-    "reply lost": CleanedUp(works=True, told=False),
-    "stall": CleanedUp(works=True, told=False),
-    "trickle": CleanedUp(works=True, told=True),
-    "truncated reply": CleanedUp(works=True, told=False),
-    "429": CleanedUp(works=False, told=False),
-    "500": CleanedUp(works=False, told=False),
-    "500 after acting": CleanedUp(works=True, told=False),
-    "502": CleanedUp(works=False, told=False),
-    "502 after acting": CleanedUp(works=True, told=False),
-    "503 SlowDown": CleanedUp(works=False, told=False),
-    "error in a 200": CleanedUp(works=False, told=False),
-    "ExpiredToken": CleanedUp(works=False, told=False),
-    "AccessDenied": CleanedUp(works=False, told=False),
-    "RequestTimeTooSkewed": CleanedUp(works=False, told=False),
-    "garbage": CleanedUp(works=False, told=False),
-    "redirect": CleanedUp(works=False, told=False),
-    "another region": CleanedUp(works=False, told=False),
+    "refused": CleanedUp(),
+    "name unresolved": CleanedUp(),
+    "reset before the body": CleanedUp(),
+    "reply lost": _ABORTED_ANYWAY,
+    "stall": _ABORTED_ANYWAY,
+    "stall before acting": CleanedUp(),
+    "trickle": CleanedUpAtOnce(),
+    "reply cut in its head": _ABORTED_ANYWAY,
+    "429": CleanedUp(),
+    "500": CleanedUp(),
+    "500 after acting": _ABORTED_ANYWAY,
+    "502": CleanedUp(),
+    "502 after acting": _ABORTED_ANYWAY,
+    "503 SlowDown": CleanedUp(),
+    "error in a 200": CleanedUp(),
+    "error in a 200 after acting": _ABORTED_ANYWAY,
+    "ExpiredToken": _NOT_ABORTED,
+    "AccessDenied": _NOT_ABORTED,
+    "RequestTimeTooSkewed": _NOT_ABORTED,
+    "garbage": CleanedUp(),
+    "garbage after acting": _ABORTED_ANYWAY,
+    "redirect": _NOT_ABORTED,
+    "another region": _NOT_ABORTED,
 }
 
 LOOKS: Mapping[str, Rule] = {
@@ -444,6 +469,7 @@ class Scenario:
 
     :param size: a small archive goes up in one PutObject, a large one in three parts
     :param model: whether there is a model of the name already, or one in each of two teams
+    :param may_read: whether the upload credentials allow to look at the object
     :param led_by: the calls, and their part, that fail to make it happen, each with how it fails
     """
 
@@ -452,6 +478,7 @@ class Scenario:
     led_by: tuple[tuple[Call, int | None, faults.AnyFault], ...] = ()
     part_number: int | None = None
     waits: bool = False
+    may_read: bool = False
 
 
 # AWS may say of a Complete that has worked, and is asked for again, that there is no such upload.
@@ -469,7 +496,7 @@ SCENARIOS: Mapping[Call, Scenario] = {
     "CreateMultipartUpload": Scenario(size="large"),
     "UploadPart": Scenario(size="large", part_number=2),
     "CompleteMultipartUpload": Scenario(size="large"),
-    "HeadObject": Scenario(size="large", led_by=_LOST_COMPLETE),
+    "HeadObject": Scenario(size="large", led_by=_LOST_COMPLETE, may_read=True),
     "AbortMultipartUpload": Scenario(size="large", led_by=(("UploadPart", 2, faults.access_denied()),)),
     "create_model": Scenario(),
     "create_deployment": Scenario(model="existing"),

@@ -75,7 +75,7 @@ class Worker:
             self.faulty.inject(call, leading, part_number=part_number)
         fault = faults.COMMON[cell.fault].fault
         self.faulty.inject(cell.call, fault, times=cell.times, part_number=scenario.part_number)
-        client = self.hasty if cell.fault == "stall" else self.patient
+        client = self.hasty if cell.fault.startswith("stall") else self.patient
         struck, slept_s = len(self.faulty.struck), self.clock.slept_s
         try:
             with anyio.fail_after(LIMIT_S):
@@ -92,7 +92,7 @@ class Worker:
             *self._problems_of_effort(cell.outcome, strikes, self.clock.slept_s - slept_s),
             *await self._problems_of_traces(cell.outcome, name, before),
             *_problems_of_client(client),
-            *([] if isinstance(ended, Exception) else await self._problems_of_object(ended, archive)),
+            *([] if isinstance(ended, Exception) else await self._problems_of_object(cell.outcome, ended, archive)),
         ]
         return Result(cell=cell, problem="; ".join(problems) or None)
 
@@ -126,8 +126,8 @@ class Worker:
     def _problems_of_effort(self, expected: Outcome, strikes: int, slept_s: float) -> Iterator[str]:
         if strikes != expected.strikes and (expected.strikes is not None or strikes == 0):
             yield f"the fault happened {strikes} times in place of {expected.strikes}"
-        if slept_s > expected.at_most_s + 1e-6:
-            yield f"waited {slept_s:.1f} s, more than {expected.at_most_s:.1f}"
+        if not expected.at_least_s - 1e-6 <= slept_s <= expected.at_most_s + 1e-6:
+            yield f"waited {slept_s:.1f} s, not from {expected.at_least_s:.1f} to {expected.at_most_s:.1f}"
 
     async def _problems_of_traces(self, expected: Outcome, name: str, before: int) -> list[str]:
         problems: list[str] = []
@@ -140,8 +140,10 @@ class Worker:
             problems.append(f"{len(left)} multipart uploads left in place of {expected.left}")
         return problems
 
-    async def _problems_of_object(self, result: ab.PushResult, archive: bytes) -> list[str]:
+    async def _problems_of_object(self, expected: Outcome, result: ab.PushResult, archive: bytes) -> list[str]:
         assert result.upload is not None
+        if result.upload.verified != expected.verified:
+            return [f"the upload's verified is {result.upload.verified}"]
         key = self.stack.deployment_key(result.deployment.id)
         if key != result.upload.key:
             return [f"the deployment's archive is {key}, not {result.upload.key}"]
@@ -184,7 +186,7 @@ async def run_cells(stack: LocalStack, chosen: Iterable[Cell]) -> list[Result]:
 
     :raises TimeoutError: if a task is left when all clients are closed
     """
-    waiting = iter(sorted(chosen, key=lambda cell: cell.fault not in ("stall", "trickle")))
+    waiting = iter(sorted(chosen, key=lambda cell: (not cell.fault.startswith("stall"), cell.times is not None)))
     results: list[Result] = []
     before = asyncio.all_tasks()
 
@@ -205,8 +207,13 @@ def _of_the_library(tasks: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
 
 
 async def run_all(chosen: list[Cell]) -> list[Result]:
-    async with LocalStack(teams=("default", TEAM)) as stack:
-        return await run_cells(stack, chosen)
+    """Run cells, on a stack whose upload credentials allow to read and on one whose do not."""
+    results: list[Result] = []
+    for may_read in (False, True):
+        those = [cell for cell in chosen if SCENARIOS[cell.call].may_read == may_read]
+        async with LocalStack(teams=("default", TEAM), may_read=may_read) as stack:
+            results += await run_cells(stack, those)
+    return results
 
 
 def main() -> None:
@@ -215,6 +222,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cells whose name has this in it")
     arguments = parser.parse_args()
     chosen = [cell for cell in cells() if arguments.only in str(cell)]
+    if not chosen:
+        parser.error(f"no cell's name has {arguments.only!r} in it")
     begun_s = time.monotonic()
     results = anyio.run(run_all, chosen)
     failed = [result for result in results if result.problem]
