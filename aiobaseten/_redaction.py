@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -34,21 +35,36 @@ _SIGNATURE = re.compile(r"(signature\w*(?:[\s'\"=:>]|\\n)+)[0-9a-f]{64}", re.IGN
 """A request's signature, as S3's and botocore's texts name it: with the session token it is the right to that one call."""
 
 _known: dict[int, tuple[str, ...]] = {}
+_gone: deque[int] = deque()
+"""Ids of owners that are no more. The collector may find one amid anything, so that no more than this is done then."""
+_knowing = threading.RLock()
+"""Reentrant: what is collected while it is held may log."""
 
 
 def keep_secret(owner: object, *secrets: str) -> None:
     """Mask `secrets` in whatever is shown from now on, until `owner` is gone."""
-    if id(owner) not in _known:
+    with _knowing:
+        _forget_gone()
+        if id(owner) in _known:
+            return
         _known[id(owner)] = tuple({form for secret in secrets if len(secret) >= MIN_CHARS for form in _forms(secret)})
-        weakref.finalize(owner, _known.pop, id(owner), None).atexit = False
+    weakref.finalize(owner, _gone.append, id(owner)).atexit = False
 
 
 def redact(text: str) -> str:
     """A text without the secrets that are known, however they are written in it."""
-    found = {form for forms in _known.copy().values() for form in forms if form in text}
+    with _knowing:
+        _forget_gone()
+        known = list(_known.values())
+    found = {form for forms in known for form in forms if form in text}
     for form in sorted(found, key=len, reverse=True):  # One secret may be a part of another.
         text = text.replace(form, MASK)
     return _SIGNATURE.sub(rf"\1{MASK}", text)
+
+
+def _forget_gone() -> None:
+    while _gone:
+        _known.pop(_gone.popleft(), None)
 
 
 def scrub(error: BaseException, *, outer: BaseException | None = None) -> None:

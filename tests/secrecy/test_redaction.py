@@ -240,3 +240,19 @@ def test_errors_of_a_function_that_takes_secrets_carry_no_arguments() -> None:
     frames = traceback.StackSummary.extract(traceback.walk_tb(caught.value.__traceback__), capture_locals=True)
     assert not any("s3cr3t" in repr(frame.locals) for frame in frames)
     assert [frame.name for frame in frames][-2:] == ["call", "refuse"]
+
+
+def test_owners_that_are_collected_amid_anything() -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        for number in range(3000):
+            owner = Owner()
+            owner.itself = owner  # type: ignore[attr-defined]  # only the collector finds it
+            keep_secret(owner, f"secret-number-{number}-x")
+            del owner
+            assert redact("nothing") == "nothing"
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert redact("secret-number-2999-x") == "secret-number-2999-x"

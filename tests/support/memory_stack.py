@@ -43,7 +43,7 @@ class _Objects:
     s3: FakeS3
     bucket: str = "models"
 
-    async def scoped_credentials(self, key: str, *, put_only: bool) -> AWSCredentials:
+    async def scoped_credentials(self, key: str, *, put_only: bool, may_read: bool) -> AWSCredentials:
         return AWSCredentials(aws_access_key_id="AKIA-MEMORY", aws_secret_access_key="planted", aws_session_token=key)
 
     async def size_bytes(self, key: str) -> int:
