@@ -31,7 +31,7 @@ MIN_CHARS = 8
 LOGGERS = ("aioboto3", "aiobaseten", "aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "concurrent", "py", "urllib3")
 """Whose records are masked, and those of all loggers below them."""
 
-_SIGNATURE = re.compile(r"(signature\w*(?:[\s'\"=:>]|\\n)+)[0-9a-f]{64}", re.IGNORECASE)
+_SIGNATURE = re.compile(r"(signature\w{0,24}(?:[\s'\"=:>]|\\n){1,16})[0-9a-f]{64}", re.IGNORECASE)
 """A request's signature, as S3's and botocore's texts name it: with the session token it is the right to that one call."""
 
 _known: dict[int, tuple[str, ...]] = {}
@@ -123,21 +123,16 @@ def takes_secrets(function: Callable[P, T]) -> Callable[P, T]:
 @contextmanager
 def redacted_logs() -> Generator[None]:
     """Mask the secrets in all records of `LOGGERS` within the block, of which many may be open."""
-    _opened(1)
-    cover_new_loggers()
+    _open_or_close(1)
     try:
         yield
     finally:
-        if _opened(-1) == 0:
-            for logger in _loggers():
-                logger.removeFilter(_FILTER)
+        _open_or_close(-1)
 
 
 def cover_new_loggers() -> None:
     """Mask the records of loggers, too, that modules have brought along which were imported since."""
-    if _open_blocks:
-        for logger in _loggers():
-            logger.addFilter(_FILTER)
+    _open_or_close(0)
 
 
 class _Redacting(logging.Filter):
@@ -157,22 +152,32 @@ class _Redacting(logging.Filter):
         for name, value in vars(record).items():
             if isinstance(value, str):
                 vars(record)[name] = redact(value)
+            elif name not in _OWN_ATTRIBUTES:
+                vars(record)[name] = _clean(value)
         return True
 
 
+_OWN_ATTRIBUTES = vars(logging.makeLogRecord({})).keys()
 _FILTER = _Redacting()
 _open_blocks = 0
 _counting = threading.Lock()
 
 
-def _opened(more: int) -> int:
+def _open_or_close(more: int) -> None:
+    """Count the open blocks, and have all loggers filtered as long as there is one."""
     global _open_blocks  # noqa: PLW0603 - loggers belong to the process, and so does who filters them
     with _counting:
         _open_blocks += more
-        return _open_blocks
+        for logger in _loggers():
+            if _open_blocks:
+                logger.addFilter(_FILTER)
+            else:
+                logger.removeFilter(_FILTER)
 
 
 def _loggers() -> Iterator[logging.Logger]:
+    for name in (*LOGGERS, "py.warnings"):
+        logging.getLogger(name)
     for name, logger in logging.root.manager.loggerDict.copy().items():
         if isinstance(logger, logging.Logger) and name.partition(".")[0] in LOGGERS:
             yield logger

@@ -43,6 +43,9 @@ class BasetenError(Exception):
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(message))
 
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, redact(value) if isinstance(value, str) else value)
+
     @property
     def message(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -68,7 +71,7 @@ class InvalidPush(BasetenError):
 
     def __init__(self, message: str = "", *, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message or "; ".join(map(str, problems)))
-        self.problems = tuple(problems)
+        self.problems = tuple(Problem(redact(problem.path), redact(problem.rule)) for problem in problems)
 
 
 class ArchiveError(InvalidPush):

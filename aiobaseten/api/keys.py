@@ -20,13 +20,14 @@ from aiobaseten._network import is_loopback, parse_url
 from aiobaseten._text import one_line
 from aiobaseten.errors import ConfigurationError
 from aiobaseten.models import masked
-from aiobaseten.options import MiB
+from aiobaseten.options import KiB
 
 API_KEY_VARIABLE = "BASETEN_API_KEY"
 TRUSSRC_PATH_VARIABLE = "USER_TRUSSRC_PATH"
 DEFAULT_TRUSSRC_PATH = "~/.trussrc"
 PROVIDER = "baseten"
-MAX_TRUSSRC_BYTES = MiB
+MAX_TRUSSRC_BYTES = 32 * KiB
+"""configparser takes the square of the length of what is not its own."""
 MAX_NAME_CHARACTERS = 80
 MAX_HOST_CHARACTERS = 255
 

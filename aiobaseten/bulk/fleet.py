@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -295,6 +296,7 @@ class PushRun:
                     result = await self._until_active(flight, result, timeout_s)
                     state = "active"
         except Exception as caught:  # noqa: BLE001 - told as the outcome, and never disturbs the other pushes
+            traceback.clear_frames(caught.__traceback__)  # Who keeps the outcome keeps no credentials and buffers with it.
             error, state = caught, "failed"
         if skipped and error is None:
             state = "skipped"

@@ -110,7 +110,9 @@ def _expand(pattern: str, directory: str, check: Check) -> set[str]:
     two of them that lead upwards would be without end.
     """
     found = {"/"} if pattern.startswith("/") else {""}
-    parts = pattern.lstrip("/").split("/")
+    parts = [part for part in pattern.split("/") if part]
+    if pattern.endswith("/"):
+        parts.append("")
     left = len(parts)
     for is_any_depth, same in groupby(parts, "**".__eq__):
         piece = list(same)
@@ -129,6 +131,8 @@ def _directly(base: str, pattern: str, directory: str, check: Check) -> Iterator
 
 
 def _at_any_depth(base: str, directory: str, check: Check, *, with_files: bool) -> Iterator[str]:
+    if not os.path.isdir(_join(directory, base) or "."):  # noqa: PTH112 - "" is the directory itself
+        return
     yield base
     pending = [base]
     while pending:

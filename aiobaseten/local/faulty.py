@@ -87,6 +87,11 @@ class FaultyStack:
         """The faults that have happened, in their order."""
         return tuple(self._plan.struck)
 
+    @property
+    def pending(self) -> Sequence[AnyFault]:
+        """The faults injected for some tries that have not all happened yet: a test that leaves some has not tested them."""
+        return self._plan.pending
+
     def inject(self, call: Call, fault: AnyFault, *, times: int | None = 1, skip: int = 0, part_number: int | None = None) -> None:
         """Have a call go wrong. Of several faults for one call, the first injected goes first.
 
@@ -94,7 +99,7 @@ class FaultyStack:
             or S3's name (``CreateMultipartUpload``, ``UploadPart``, ``PutObject``, ``CompleteMultipartUpload``,
             ``AbortMultipartUpload``, ``HeadObject``, ``GetObject``)
         :param times: how many tries of the call; None: all of them
-        :param skip: how many tries go well before that
+        :param skip: how many tries it lets pass before that
         :param part_number: only tries of this part
         :raises ConfigurationError: for an argument that cannot work
         """

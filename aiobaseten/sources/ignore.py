@@ -184,7 +184,7 @@ def parse_rules(content: bytes, label: str) -> IgnoreRules:
         try:
             rules.append(_parse_rule(line))
         except ValueError as error:
-            shown = line if len(line) <= MAX_SHOWN_CHARACTERS else f"{line[:MAX_SHOWN_CHARACTERS]}..."
+            shown = one_line(line, max_chars=MAX_SHOWN_CHARACTERS)
             raise ArchiveError(
                 f"{label}, line {number}: {shown!r} is not a valid rule: {one_line(str(error))}", path=label
             ) from error

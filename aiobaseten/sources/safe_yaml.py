@@ -100,8 +100,9 @@ def _refusal(text: str, error: yaml.YAMLError) -> UnreadableText:
     mark = error.problem_mark
     what = one_line(": ".join(filter(None, (error.context, error.problem))))
     lines = text.splitlines()
-    shown = lines[mark.line].strip()[:MAX_SHOWN_CHARACTERS] if mark.line < len(lines) else "(the end of the file)"
-    return UnreadableText(what, line=mark.line + 1, column=mark.column + 1, shown=one_line(shown))
+    shown = lines[mark.line] if mark.line < len(lines) else "(the end of the file)"
+    shown = one_line(shown, max_chars=MAX_SHOWN_CHARACTERS)
+    return UnreadableText(what, line=mark.line + 1, column=mark.column + 1, shown=shown)
 
 
 def events(text: str, *, max_values: int) -> Iterator[Event]:

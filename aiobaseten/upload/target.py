@@ -16,8 +16,9 @@ MAX_SHOWN_CHARACTERS = 80
 
 _REGION = re.compile(r"[a-zA-Z0-9-]{1,63}")
 _BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
-_CREDENTIAL = re.compile(r"[\x21-\x7e]+")
-_CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+_IN_HEADER = re.compile(r"[\x21-\x7e]+")
+_SECRET = re.compile(r"[\x20-\x7e]+")
+_NOT_FOR_HEADERS = "it is empty, or holds what no header can carry"
 
 
 def check_target(target: UploadTarget) -> None:
@@ -31,9 +32,17 @@ def check_target(target: UploadTarget) -> None:
         raise UploadError(f"{_shown(target.bucket)} cannot be a bucket: one has letters, digits, '.', '-' and '_', at most 255")
     if problem := _key_problem(target.key):
         raise UploadError(f"{_shown(target.key)} cannot be an object's key: {problem}")
-    for name in _CREDENTIALS:
-        if not _CREDENTIAL.fullmatch(getattr(target.credentials, name)):
-            raise UploadError(f"{name} cannot be one: it is empty, or holds what no header can carry")
+    credentials = target.credentials
+    if not _is(_IN_HEADER, credentials.aws_access_key_id):
+        raise UploadError(f"aws_access_key_id cannot be one: {_NOT_FOR_HEADERS}")
+    if not _is(_SECRET, credentials.aws_secret_access_key):
+        raise UploadError("aws_secret_access_key cannot be one: it is empty, or holds what is not printable ASCII")
+    if credentials.aws_session_token != "" and not _is(_IN_HEADER, credentials.aws_session_token):
+        raise UploadError(f"aws_session_token cannot be one: {_NOT_FOR_HEADERS}")
+
+
+def _is(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def _key_problem(key: str) -> str | None:

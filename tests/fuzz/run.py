@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--only", action="append", metavar="NAME", help="this target; may be given again")
-    parser.add_argument("--save", action="store_true", help=f"write {REPORT.name}")
+    parser.add_argument("--save", action="store_true", help=f"write {REPORT.name}, of a run of all")
     parser.add_argument("--fuzz", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     arguments, flags = parser.parse_known_args()
     if arguments.fuzz:
@@ -47,7 +47,7 @@ def main() -> int:
         return 0
     names = arguments.only or sorted(path.name for path in SEEDS.iterdir())
     results = [run(name, arguments.seconds) for name in names]
-    if arguments.save:
+    if arguments.save and not arguments.only:
         REPORT.parent.mkdir(parents=True, exist_ok=True)
         report = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "python": platform.python_version(), "targets": results}
         REPORT.write_text(json.dumps(report, indent=2) + "\n")

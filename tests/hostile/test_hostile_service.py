@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.fake_s3 import fake_s3
 from support.hostile import little_memory, refused
 from support.model_dirs import model_archive
 from support.scripted_api import CREATED, DEPLOYMENT, KEY, MODEL, PREPARED, answer, control_plane, raw_server, scripted_api
@@ -276,8 +278,19 @@ async def test_targets_that_are_none(sends: Sends, change: dict[str, str]) -> No
     assert len(str(caught.error)) < 500
 
 
-@pytest.mark.parametrize("value", ["", "a\r\nX-Evil: y", "a\nb", "\x00", "ü", "\ud800", " ", "x" * 10 + "\x7f"])
-@pytest.mark.parametrize("name", ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *product(
+            ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"],
+            ["a\r\nX-Evil: y", "a\nb", "\x00", "ü", "\ud800", "x" * 10 + "\x7f"],
+        ),
+        ("aws_access_key_id", ""),
+        ("aws_access_key_id", " "),
+        ("aws_session_token", " "),
+        ("aws_secret_access_key", ""),
+    ],
+)
 async def test_credentials_that_no_header_carries(sends: Sends, name: str, value: str) -> None:
     secret = f"sesame{value}" if value else ""
     target = attrs.evolve(TARGET, credentials=attrs.evolve(TARGET.credentials, **{name: secret}))
@@ -288,6 +301,14 @@ async def test_credentials_that_no_header_carries(sends: Sends, name: str, value
                     await engine.upload(target, source, emit=Emitter(None))
             assert "sesame" not in str(caught.error)
     assert sends.urls == []
+
+
+async def test_permanent_keys_have_no_session_token() -> None:
+    credentials = attrs.evolve(TARGET.credentials, aws_session_token="", aws_secret_access_key="se same/+=")
+    async with fake_s3() as server, engine_for(server.url, ONCE) as engine:
+        async with await open_source(b"x") as source:
+            await engine.upload(attrs.evolve(TARGET, credentials=credentials), source, emit=Emitter(None))
+        assert server.objects != {}
 
 
 LABEL = st.text("abz019-._@:/#?%\\ \r\n\x00é", max_size=12)

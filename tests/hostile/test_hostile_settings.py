@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob as globs
 import json
 import os
 import sqlite3
@@ -21,6 +22,7 @@ from support.scripted_api import KEY, answer, scripted_api
 import aiobaseten as ab
 from aiobaseten.api.keys import find_api_key
 from aiobaseten.bulk import journal_file
+from aiobaseten.bulk.manifest_sources import _expand
 from aiobaseten.errors import ConfigurationError, InvalidPush, JournalError
 
 pytestmark = pytest.mark.anyio
@@ -34,7 +36,7 @@ def key_in(path: Path | str) -> Any:
 
 ONE = "[baseten]\nremote_provider = baseten\napi_key = key.1\n"
 REFUSED_TRUSSRC = {
-    "a megabyte": ("; x\n" * 300_000, "must not have more than 1,048,576 bytes"),
+    "a megabyte": ("; x\n" * 300_000, "must not have more than 32,768 bytes"),
     "binary": (bytes(range(256)), "UTF-8"),
     "UTF-16": (ONE.encode("utf-16"), "UTF-8"),
     "no section": ("api_key = sk-planted-3141592653\n", "line 1"),
@@ -43,13 +45,13 @@ REFUSED_TRUSSRC = {
     "no option": (f"{ONE}sk-planted-3141592653\n", "line 4"),
     "an open bracket": ("[baseten\napi_key = sk-planted-3141592653\n", "line 1"),
     "names of escapes": (ONE.replace("[baseten]", "[\x1b[2J]") + ONE.replace("[baseten]", "[b\x07]"), "several remotes"),
-    "an option twice below a long name": (ONE.replace("[baseten]", f"[{'x' * 50_000}]") + "api_key = y\n", "line 4"),
-    "a long name": (ONE.replace("[baseten]", f"[{'x' * 50_000}]").replace("key.1", "a key"), "white space"),
-    "many remotes": ("".join(ONE.replace("[baseten]", f"[remote-{number}]") for number in range(5000)), "several remotes"),
+    "an option twice below a long name": (ONE.replace("[baseten]", f"[{'x' * 20_000}]") + "api_key = y\n", "line 4"),
+    "a long name": (ONE.replace("[baseten]", f"[{'x' * 20_000}]").replace("key.1", "a key"), "white space"),
+    "many remotes": ("".join(ONE.replace("[baseten]", f"[remote-{number}]") for number in range(400)), "several remotes"),
     "a key of two lines": (ONE.replace("key.1", "key\n  sk-planted-3141592653"), "line break"),
     "a key of escapes": (ONE.replace("key.1", "key\x1b[2J"), "control character"),
     "no key": (ONE.replace("key.1", ""), "empty"),
-    "a long host": (f"{ONE}remote_url = http://{'x' * 50_000}.com\n", "remote_url"),
+    "a long host": (f"{ONE}remote_url = http://{'x' * 20_000}.com\n", "remote_url"),
     "a host of another": (f"{ONE}remote_url = https://app.baseten.co@evil.example\n", "remote_url"),
     "a host that does not print": (f"{ONE}remote_url = https://app.baseten.co\x00.evil.example\n", "remote_url"),
     "a host in plain text": (f"{ONE}remote_url = http://evil.example\n", "remote_url"),
@@ -171,6 +173,18 @@ async def test_globs_in_a_web_of_links(home: Path, pattern: str) -> None:
     with contextlib.suppress(InvalidPush):
         manifest = await ab.load_manifest(home / "deploy.yaml")
         assert [entry.push.name for entry in manifest.entries][:1] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["models/**//*", "models/**//a", "**//", "models//a", "*/**", "models/**", "**/config.yaml", "models/", "**/*"],
+)
+def test_globs_are_those_of_the_standard_library(home: Path, pattern: str) -> None:
+    (home / "models" / "a" / "data").mkdir(parents=True, exist_ok=True)
+    (home / "a.tar").write_bytes(b"")
+    expected = {name for name in globs.glob(pattern, root_dir=home, recursive=True) if name}  # noqa: PTH207 - what it must be like
+    found = _expand(pattern, str(home), lambda: None)
+    assert {os.path.normpath(name) for name in found} == {os.path.normpath(name) for name in expected}
 
 
 MANIFEST_VALUES = st.recursive(

@@ -127,6 +127,7 @@ async def test_what_was_being_repeated_is_the_cause(rig: Rig) -> None:
 
 async def test_a_failure_that_is_over_is_not_the_cause(rig: Rig) -> None:
     stack, client, events = rig.stack, rig.client, rig.events
+    rig.limit(attrs.evolve(LATE, timeouts=attrs.evolve(LATE.timeouts, push_s=2.0)))  # time for all that comes before
     stack.plan("POST", "/v1/prepare", answer(503))
     stack.s3.faults["UploadPart"] = [error(503, "SlowDown")]
     stack.s3.faults["CompleteMultipartUpload"] = [hold(asyncio.Event(), asyncio.Event())]

@@ -1,18 +1,16 @@
 """Cancels pushes and runs at every one of their suspensions, and measures how soon an upload falls silent.
 
-``python tests/reliability/cancellation.py`` takes some minutes; with ``--save`` it writes its figures to
-``docs/reliability/cancellation.json``. The test suite runs a part of it (``test_cancellation.py``).
+``python tests/reliability/cancellation.py`` takes some minutes; with ``--save`` it keeps its figures. The test suite runs a part of
+it (``test_cancellation.py``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,12 @@ import anyio
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from reliability.figures import save_figures  # noqa: E402
 from support.await_points import awaits_in_source  # noqa: E402
 from support.cancel_run_sweep import BEGINNINGS, sweep_resumed_runs, sweep_runs  # noqa: E402
 from support.cancel_sweep import SCENARIOS, STYLES, Sweep, sweep, sweeps  # noqa: E402
 from support.silence import cancel_and_listen, slow_sink  # noqa: E402
 
-SAVED = ROOT / "docs" / "reliability" / "cancellation.json"
 SILENCES = 20
 """Uploads that are cancelled over plain HTTP, and as many over TLS."""
 
@@ -73,8 +71,6 @@ async def measure() -> dict[str, Any]:
     awaits = awaits_in_source()
     missed = [place for place in awaits if not place.covers(whole.places)]
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "python": platform.python_version(),
         "scenarios": len(SCENARIOS) + 2 + len(BEGINNINGS),
         "runs": whole.runs,
         "distinct_places": len(awaits) - len(missed),
@@ -88,13 +84,12 @@ async def measure() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--save", action="store_true", help=f"write the figures to {SAVED.relative_to(ROOT)}")
+    parser.add_argument("--save", action="store_true", help="keep the figures for docs/reliability.md")
     arguments = parser.parse_args()
-    figures = json.dumps(anyio.run(measure), indent=2)
-    print(figures)
+    figures = anyio.run(measure)
+    print(json.dumps(figures, indent=2))
     if arguments.save:
-        SAVED.parent.mkdir(exist_ok=True)
-        SAVED.write_text(figures + "\n", encoding="utf-8")
+        save_figures("cancellation", figures)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,10 @@ Memory in use leaves out what is only kept for the next parts, by which all memo
 """
 MOST_SAMPLES, ENOUGH_SAMPLES, LEAST_BETWEEN = 40, 16, 20
 
-LOST_CREATES = ("reply lost", "stall", "truncated reply", "500 after acting", "502 after acting")
+LOST_CREATES = (
+    *("reply lost", "stall", "reply cut in its head", "reply cut in its body", "500 after acting", "502 after acting"),
+    *("error in a 200 after acting", "garbage after acting"),
+)
 """Faults of CreateMultipartUpload that leave an upload whose id nobody knows."""
 EXPLAINED_BY: Mapping[str, Sequence[str]] = {
     "AuthenticationError (status 403)": ["AccessDenied"],
@@ -61,8 +64,10 @@ EXPLAINED_BY: Mapping[str, Sequence[str]] = {
     "IntegrityError (BadDigest)": ["BadDigest"],
     "CredentialsExpired (ExpiredToken)": ["ExpiredToken"],
     "CommitUncertain": [
-        *("reset before the body", "reset in the body", "reset after the body", "reply lost", "stall", "trickle"),
-        *("truncated reply", "500", "500 after acting", "502", "502 after acting", "503 SlowDown", "error in a 200", "garbage"),
+        *("reset before the body", "reset in the body", "reset after the body", "reply lost", "stall", "stall before acting"),
+        *("trickle", "reply cut in its head", "reply cut in its body", "500", "500 after acting", "502", "502 after acting"),
+        *("503 SlowDown", "503 before the body", "error in a 200", "error in a 200 after acting", "garbage"),
+        "garbage after acting",
     ],
 }
 """The failures that no further try could have helped, and the kinds of faults that they come from."""

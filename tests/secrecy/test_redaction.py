@@ -6,6 +6,7 @@ import base64
 import gc
 import json
 import logging
+import pickle
 import threading
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from aiobaseten._redaction import LOGGERS, cover_new_loggers, keep_secret, redact, redacted_logs, scrub, scrubbing, takes_secrets
+from aiobaseten.errors import ApiError, ArchiveError, Problem, UploadError
 
 SECRET = "s3cr3t\\with'every\"kind/of+&=<sign>"
 
@@ -240,6 +242,36 @@ def test_errors_of_a_function_that_takes_secrets_carry_no_arguments() -> None:
     frames = traceback.StackSummary.extract(traceback.walk_tb(caught.value.__traceback__), capture_locals=True)
     assert not any("s3cr3t" in repr(frame.locals) for frame in frames)
     assert [frame.name for frame in frames][-2:] == ["call", "refuse"]
+
+
+@pytest.mark.parametrize("word", ["signature", "signature=", "Signature:\n", "signature\\n"])
+def test_masking_takes_no_longer_than_text_is_long(word: str) -> None:
+    text = word * (1_000_000 // len(word))
+    assert redact(text) == text
+
+
+def test_errors_mask_what_they_carry_beside_their_message() -> None:
+    owner = Owner()
+    keep_secret(owner, "sk-planted-in-a-path")
+    errors = [
+        ApiError("no", path="/v1/models/sk-planted-in-a-path", request_id="sk-planted-in-a-path"),
+        UploadError("no", code="sk-planted-in-a-path"),
+        ArchiveError("no", path="sk-planted-in-a-path", problems=[Problem("$.sk-planted-in-a-path", "sk-planted-in-a-path")]),
+    ]
+    for error in errors:
+        assert "planted" not in f"{error} {vars(error)}"
+        assert b"planted" not in pickle.dumps(error)
+
+
+def test_loggers_and_attributes_that_come_later() -> None:
+    owner = Owner()
+    keep_secret(owner, "sk-planted-later")
+    with redacted_logs():
+        warnings_logger = logging.getLogger("py.warnings")
+        extra = {"hdr": {"Authorization": "sk-planted-later"}}
+        record = warnings_logger.makeRecord("py", logging.INFO, "f", 1, "%s", ("sk-planted-later",), None, extra=extra)
+        warnings_logger.filter(record)
+        assert "planted" not in f"{record.getMessage()} {vars(record)}"
 
 
 def test_owners_that_are_collected_amid_anything() -> None:

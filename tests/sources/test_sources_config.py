@@ -125,7 +125,7 @@ def test_what_can_be_the_name_of_a_file(text: str, is_one: bool) -> None:
 
 def test_the_line_at_fault_is_shown_shortened() -> None:
     line = f"  broken: 'x' {'y' * 200}"
-    assert refusal(f"a: 1\nb:\n{line}\n".encode()).endswith(f"\n  {line.strip()[:80]}")
+    assert refusal(f"a: 1\nb:\n{line}\n".encode()).endswith(f"\n  {line.strip()[:80]}\N{HORIZONTAL ELLIPSIS}")
 
 
 @pytest.mark.parametrize("text", ["a: &a [*a]", "a: &a {b: *a}", "? &a [*a]\n: 1", "a: &a {<<: *a}", "a: &x [[[1, *x]]]"])
