@@ -28,6 +28,7 @@ PYPROJECT = load_toml("pyproject.toml")
 THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 OTHER_PYTHONS = [version for version in python_versions(PYPROJECT) if version != THIS_PYTHON]
 QUICK = ("-m", "not slow")
+SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")  # Each process has a SeaweedFS of its own.
 
 # pyenv hides the Pythons that are not active; all that it has are welcome here.
 PYENV_PYTHONS = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions").glob("*/bin")
@@ -94,7 +95,7 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", *session.posargs)
         return
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest")
+    session.run("coverage", "run", "-m", "pytest", *SIDE_BY_SIDE)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
+from aiobaseten import _redaction
 from aiobaseten._redaction import LOGGERS, cover_new_loggers, keep_secret, redact, redacted_logs, scrub, scrubbing, takes_secrets
 from aiobaseten.errors import ApiError, ArchiveError, Problem, UploadError
 
@@ -45,6 +46,16 @@ class Records(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
         self.texts.append(self.format(record))
+
+
+@pytest.fixture(autouse=True)
+def nothing_else_is_open() -> Iterator[None]:
+    """The local stack of the other tests keeps a block open."""
+    open_blocks, _redaction._open_blocks = _redaction._open_blocks, 0
+    cover_new_loggers()
+    yield
+    _redaction._open_blocks = open_blocks
+    cover_new_loggers()
 
 
 @pytest.fixture
