@@ -186,12 +186,12 @@ def _loggers() -> Iterator[logging.Logger]:
 def _forms(secret: str) -> Iterator[str]:
     """How a secret may be written in a text."""
     yield secret
-    yield quote(secret, safe="")
+    yield quote(secret, safe="", errors="replace")  # What is not Unicode could not be sent anyway.
     yield json.dumps(secret)[1:-1]
     yield (in_repr := secret.replace("\\", "\\\\"))
     yield in_repr.replace("'", "\\'")
     yield html.escape(secret)
-    yield base64.b64encode(secret.encode()).decode().rstrip("=")
+    yield base64.b64encode(secret.encode(errors="replace")).decode().rstrip("=")
 
 
 def _chain(error: BaseException, outer: BaseException | None) -> Iterator[BaseException]:

@@ -261,6 +261,12 @@ def test_masking_takes_no_longer_than_text_is_long(word: str) -> None:
     assert redact(text) == text
 
 
+def test_a_secret_that_is_not_unicode_is_masked_too() -> None:
+    owner = Owner()
+    keep_secret(owner, "\ud800-planted")
+    assert redact("it is \ud800-planted") == "it is ***"
+
+
 def test_errors_mask_what_they_carry_beside_their_message() -> None:
     owner = Owner()
     keep_secret(owner, "sk-planted-in-a-path")
