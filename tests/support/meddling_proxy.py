@@ -51,12 +51,10 @@ def hold(arrived: anyio.Event, go_on: anyio.Event) -> Meddler:
     return meddle
 
 
-@dataclass
-class MeddlingProxy:
+@dataclass(kw_only=True)
+class Meddling:
     """`plans` are tried in order: the first whose method and part of the path (query included) fit is used up."""
 
-    upstream: str
-    url: str = ""
     plans: list[tuple[str, str, Meddler]] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
 
@@ -66,8 +64,24 @@ class MeddlingProxy:
     def count(self, method: str, path_part: str) -> int:
         return sum(1 for seen_method, path in self.seen if seen_method == method and path_part in path)
 
-    async def handle(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
+    async def meddle(self, request: web.Request, act: Forward) -> web.StreamResponse:
+        """Let the service act, or what is planned happen."""
         self.seen.append((request.method, request.raw_path))
+        for index, (method, path_part, meddler) in enumerate(self.plans):
+            if method == request.method and path_part in request.raw_path:
+                del self.plans[index]
+                return await meddler(request, act) or web.Response(status=500)
+        return await act()
+
+
+@dataclass
+class MeddlingProxy(Meddling):
+    """Stands before the service at `upstream`."""
+
+    upstream: str
+    url: str = ""
+
+    async def handle(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         body = await request.read()
 
         async def forward() -> web.Response:
@@ -83,11 +97,7 @@ class MeddlingProxy:
                 kept = [(name, value) for name, value in response.headers.items() if name.lower() not in HOP_BY_HOP]
                 return web.Response(status=response.status, body=await response.read(), headers=dict(kept))
 
-        for index, (method, path_part, meddler) in enumerate(self.plans):
-            if method == request.method and path_part in request.raw_path:
-                del self.plans[index]
-                return await meddler(request, forward) or web.Response(status=500)
-        return await forward()
+        return await self.meddle(request, forward)
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ import attrs
 from aiohttp import web
 from support.clock import FakeClock
 from support.fake_s3 import FakeS3, fake_s3
-from support.meddling_proxy import Meddler
+from support.meddling_proxy import Meddling
 from support.processes import until
 
 import aiobaseten as ab
@@ -60,8 +60,8 @@ class _Objects:
 
 
 @dataclass
-class MemoryStack:
-    """Both planes on loopback, in this process. `plans` are tried in order: the first that fits is used up.
+class MemoryStack(Meddling):
+    """Both planes on loopback, in this process.
 
     :ivar commits: how many commits have reached the service
     """
@@ -69,8 +69,6 @@ class MemoryStack:
     s3: FakeS3
     store: Store
     url: str = ""
-    plans: list[tuple[str, str, Meddler]] = field(default_factory=list)
-    seen: list[tuple[str, str]] = field(default_factory=list)
     in_flight: int = 0
     commits: int = 0
 
@@ -80,9 +78,6 @@ class MemoryStack:
         client = ab.Client(KEY, base_url=self.url, s3_endpoint_url=self.s3.url, options=options, observer=observer)
         client._clock = clock or FakeClock().clock
         return client
-
-    def plan(self, method: str, path_part: str, meddler: Meddler, *, times: int = 1) -> None:
-        self.plans.extend([(method, path_part, meddler)] * times)
 
     def reset(self) -> None:
         """Forget all that was pushed, and all faults."""
@@ -115,7 +110,6 @@ class MemoryStack:
         self.store.models.append(model)
 
     async def handle(self, request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> web.StreamResponse:
-        self.seen.append((request.method, request.raw_path))
         self.in_flight += 1
 
         def act() -> Awaitable[Any]:
@@ -124,11 +118,7 @@ class MemoryStack:
 
         try:
             await request.read()  # so that what acts later does not need the caller any more
-            for index, (method, path_part, meddler) in enumerate(self.plans):
-                if method == request.method and path_part in request.raw_path:
-                    del self.plans[index]
-                    return await meddler(request, act) or web.Response(status=500)
-            return await act()  # type: ignore[no-any-return]
+            return await self.meddle(request, act)
         finally:
             self.in_flight -= 1
 
