@@ -106,8 +106,9 @@ class FaultPlan:
         kinds = tuple(kinds)
         if unknown := sorted(set(kinds) - COMMON.keys()):
             raise ConfigurationError(f"kinds must be of faults.COMMON, which has no {', '.join(unknown)}")
+        draws = random.Random(seed)  # noqa: S311  # nosec B311  # the same faults for the same seed
         with self._lock:
-            self._chance = _Chance(rate=rate, kinds=[COMMON[kind] for kind in kinds], random=random.Random(seed))  # noqa: S311 - the same faults for the same seed
+            self._chance = _Chance(rate=rate, kinds=[COMMON[kind] for kind in kinds], random=draws)
 
     def clear(self) -> None:
         """Nothing goes wrong from now on."""

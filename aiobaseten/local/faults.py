@@ -20,7 +20,6 @@ import socket
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Literal, Protocol
-from xml.sax.saxutils import escape
 
 import attrs
 
@@ -248,7 +247,8 @@ class ErrorReply:
         await WrongReply(reply=reply, acts=self.acts, early=self.early).strike(exchange)
 
     def _xml(self) -> Reply:
-        body = f'<?xml version="1.0"?><Error><Code>{escape(self.code)}</Code><Message>{escape(self.message)}</Message></Error>'
+        told = f"<Code>{html.escape(self.code)}</Code><Message>{html.escape(self.message)}</Message>"
+        body = f'<?xml version="1.0"?><Error>{told}</Error>'
         return Reply(status=self.status, headers={"Content-Type": "application/xml", **self.headers}, body=body.encode())
 
     def _json(self) -> Reply:

@@ -17,6 +17,8 @@ MAX_SHOWN_CHARACTERS = 80
 _REGION = re.compile(r"[a-zA-Z0-9-]{1,63}")
 _BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}")
 _IN_HEADER = re.compile(r"[\x21-\x7e]+")
+_IN_HEADER_OR_NONE = re.compile(r"[\x21-\x7e]*")
+"""Permanent keys come without a session token."""
 _SECRET = re.compile(r"[\x20-\x7e]+")
 _NOT_FOR_HEADERS = "it is empty, or holds what no header can carry"
 
@@ -37,8 +39,8 @@ def check_target(target: UploadTarget) -> None:
         raise UploadError(f"aws_access_key_id cannot be one: {_NOT_FOR_HEADERS}")
     if not _is(_SECRET, credentials.aws_secret_access_key):
         raise UploadError("aws_secret_access_key cannot be one: it is empty, or holds what is not printable ASCII")
-    if credentials.aws_session_token != "" and not _is(_IN_HEADER, credentials.aws_session_token):
-        raise UploadError(f"aws_session_token cannot be one: {_NOT_FOR_HEADERS}")
+    if not _is(_IN_HEADER_OR_NONE, credentials.aws_session_token):
+        raise UploadError("aws_session_token cannot be one: it holds what no header can carry")
 
 
 def _is(pattern: re.Pattern[str], value: object) -> bool:
