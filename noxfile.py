@@ -104,7 +104,7 @@ def tests(session: nox.Session) -> None:
 def compat(session: nox.Session) -> None:
     """The quick part of the suite on the other Pythons."""
     install_for_tests(session)
-    session.run("pytest", *(session.posargs or QUICK))
+    session.run("pytest", *(session.posargs or (*QUICK, *SIDE_BY_SIDE)))
 
 
 @nox.session(requires=["package"])
@@ -113,7 +113,7 @@ def lowest(session: nox.Session) -> None:
     constraints = session.cache_dir / "lowest.txt"
     constraints.write_text("".join(f"{requirement.replace('>=', '==')}\n" for requirement in requirements()))
     install_for_tests(session, "--constraint", str(constraints))
-    session.run("pytest", *(session.posargs or QUICK))
+    session.run("pytest", *(session.posargs or (*QUICK, *SIDE_BY_SIDE)))
 
 
 @nox.session(requires=["package"])
