@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from aiobaseten.client import Client
 
 SHUTDOWN_LIMIT_S = 2.0
+KEEP_ALIVE_S = 1.0
+"""A connection to the store is not kept long: who counts files and sockets while a stack runs counts the stack's too."""
 
 
 @attrs.frozen(kw_only=True)
@@ -110,7 +112,8 @@ class LocalStack:
     async def _start(self, resources: AsyncExitStack) -> _Running:
         resources.enter_context(redacted_logs())
         # Objects are read back as they are stored, whatever their content encoding says.
-        session = await resources.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
+        connector = aiohttp.TCPConnector(keepalive_timeout=KEEP_ALIVE_S)
+        session = await resources.enter_async_context(aiohttp.ClientSession(auto_decompress=False, connector=connector))
         seaweedfs = await SeaweedFS.start(self._data_dir, session)
         resources.push_async_callback(seaweedfs.stop)
         store = Store(teams=self._teams, rekey_on_prepare=self._rekey_on_prepare, clock=self._clock)
