@@ -28,7 +28,7 @@ from aiobaseten.seat import OwnSeat
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 0.4
+LIMIT_S = 1.0
 LATE = attrs.evolve(OPTIONS, timeouts=ab.TimeoutOptions(push_s=LIMIT_S, abort_s=0.5))
 
 
@@ -96,6 +96,7 @@ async def test_a_push_that_takes_too_long_is_given_up(rig: Rig, call: str | tupl
     ]
     assert stack.s3.uploads == {}
     assert stack.deployments == []
+    rig.limit(OPTIONS)
     result = await client.push(ab.Push(LARGE))
     assert [deployment.id for deployment in stack.deployments] == [result.deployment.id]
 
@@ -197,6 +198,7 @@ async def test_a_late_commit_is_found_by_the_next_run(rig: Rig, tmp_path: Path) 
     assert "may have been made" in str(report.records[0].error)
     go_on.set()
     await until(lambda: len(stack.deployments) == 1)
+    rig.limit(OPTIONS)
     report = await client.push_all([ab.Push(SMALL)], journal=tmp_path / "journal.db")
     assert [record.error for record in report.records] == [None]
     assert len(stack.deployments) == stack.commits == 1
