@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import ssl
+import struct
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from yarl import URL
 from aiobaseten._redaction import keep_secret, takes_secrets
 from aiobaseten._text import one_line
 from aiobaseten.errors import ConfigurationError, TransportError
+
+NO_LINGER = struct.pack("ii", 1, 0)
+"""For ``SO_LINGER``: a socket that is closed drops what it has not sent, and resets its connection."""
 
 
 def tls_context(ca_bundle: Path | None, client_cert: Path | None) -> ssl.SSLContext:

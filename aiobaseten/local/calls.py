@@ -29,6 +29,7 @@ Call = ControlPlaneCall | S3Call
 
 CONTROL_PLANE_CALLS: tuple[ControlPlaneCall, ...] = get_args(ControlPlaneCall)
 S3_CALLS: tuple[S3Call, ...] = get_args(S3Call)
+CALLS: tuple[Call, ...] = (*CONTROL_PLANE_CALLS, *S3_CALLS)
 
 LONGEST_PART_NUMBER = 5
 

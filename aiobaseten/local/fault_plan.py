@@ -11,11 +11,9 @@ from typing import cast
 import attrs
 
 from aiobaseten.errors import ConfigurationError
-from aiobaseten.local.calls import CONTROL_PLANE_CALLS, S3_CALLS, Call
+from aiobaseten.local.calls import CALLS, Call
 from aiobaseten.local.faults import COMMON, AnyFault, Common, DialFault, Fault
 from aiobaseten.options import is_finite_number
-
-_CALLS: tuple[Call, ...] = (*CONTROL_PLANE_CALLS, *S3_CALLS)
 
 
 @attrs.frozen(kw_only=True)
@@ -81,8 +79,8 @@ class FaultPlan:
 
     def inject(self, call: Call, fault: AnyFault, *, times: int | None = 1, skip: int = 0, part_number: int | None = None) -> None:
         """See `FaultyStack.inject`."""
-        if call not in _CALLS:
-            raise ConfigurationError(f"call must be one of {', '.join(_CALLS)}, not {call!r}")
+        if call not in CALLS:
+            raise ConfigurationError(f"call must be one of {', '.join(CALLS)}, not {call!r}")
         is_value = not isinstance(cast("object", fault), type)
         if not is_value or not (isinstance(fault, DialFault) or hasattr(fault, "strike")):
             raise ConfigurationError(f"fault must be one of aiobaseten.local.faults, such as faults.slow_down(), not {fault!r}")

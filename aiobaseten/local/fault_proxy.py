@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import socket
-import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Literal
@@ -15,16 +14,16 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from aiobaseten._network import NO_LINGER
 from aiobaseten.local.calls import Call, control_plane_call, part_number_in, s3_call
 from aiobaseten.local.fault_plan import FaultPlan
 from aiobaseten.local.faults import Reply
+from aiobaseten.local.seaweedfs import LOOPBACK
 
-LOOPBACK = "127.0.0.1"
 TRICKLE_S = 0.01
 MAX_HEADER_BYTES = 64 * 1024
 SHUTDOWN_LIMIT_S = 0.1
 
-_LINGER_NOT = struct.pack("ii", 1, 0)
 _OF_ONE_CONNECTION = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "proxy-connection", "upgrade", "te", "trailer"}
 )
@@ -147,7 +146,7 @@ class HeldExchange:
     def reset(self) -> None:
         transport = self._request.transport
         if transport is not None:
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
             transport.abort()
 
     async def send_raw(

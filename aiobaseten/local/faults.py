@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol
 import attrs
 
 from aiobaseten.errors import ConfigurationError
-from aiobaseten.local.calls import CONTROL_PLANE_CALLS, S3_CALLS, Call
+from aiobaseten.local.calls import CALLS, S3_CALLS, Call
 
 STALL_CHECK_S = 0.02
 
@@ -273,8 +273,8 @@ def internal_error(*, acts: bool = False) -> ErrorReply:
 
 def bad_gateway(*, acts: bool = False) -> WrongReply:
     """502 and a page of HTML, as load balancers write it."""
-    page = f"<html><head><title>{html.escape('502 Bad Gateway')}</title></head></html>"
-    return WrongReply(reply=Reply(status=502, headers={"Content-Type": "text/html"}, body=page.encode()), acts=acts)
+    page = b"<html><head><title>502 Bad Gateway</title></head></html>"
+    return WrongReply(reply=Reply(status=502, headers={"Content-Type": "text/html"}, body=page), acts=acts)
 
 
 def slow_down(*, early: bool = False) -> ErrorReply:
@@ -323,7 +323,7 @@ def wrong_region(region: str = "eu-west-1") -> ErrorReply:
     return ErrorReply(status=301, code="PermanentRedirect", headers={"x-amz-bucket-region": region})
 
 
-_ALL = frozenset[Call](CONTROL_PLANE_CALLS) | frozenset[Call](S3_CALLS)
+_ALL = frozenset(CALLS)
 _OF_S3 = frozenset[Call](S3_CALLS)
 _WITH_DATA = frozenset[Call](("PutObject", "UploadPart"))
 _COMMITS = frozenset[Call](("create_model", "create_deployment"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import socket
-import struct
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -20,9 +19,10 @@ from botocore.awsrequest import AWSHTTPConnection, AWSHTTPSConnection
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import wait_for_read
 
+from aiobaseten._network import NO_LINGER
+
 CONTINUE_TIMEOUT_S = 1.0
 """How long a store may take to say that it wants a body, before it gets it unasked. botocore's figure."""
-NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class CalledBack(Exception):

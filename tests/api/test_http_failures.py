@@ -35,7 +35,7 @@ from aiobaseten.api import ControlPlane
 from aiobaseten.errors import BasetenError, ConfigurationError, TransportError
 from aiobaseten.options import Options, TimeoutOptions
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_proxies")]
 
 PATIENT_S = 30.0
 NAME = "api.baseten.example"
@@ -55,25 +55,6 @@ async def failed(plane: ControlPlane, method: str = "GET", body: Any = None) -> 
             await plane.request(method, "/v1/models", as_it_is, body=body)
     assert caught.value.__cause__ is not None
     return caught.value
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def bundle(authority: trustme.CA, tmp_path: Path) -> Path:
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from support.secrecy import KEY, LOGIN, PASSWORD, PREPARED, SECRET, TOKEN, liste
 import aiobaseten as ab
 from aiobaseten._network import tls_context
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_proxies")]
 
 ARCHIVE = model_archive("bert")
 PAYLOAD = ab.DeploymentArchivePayload(config={"model_name": "bert"})
@@ -44,25 +44,6 @@ SWITCHES = {
     "SSL_VERIFY": "false",
     "AIOBASETEN_VERIFY": "0",
 }
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def bundle(authority: trustme.CA, tmp_path: Path) -> Path:
-    path = tmp_path / "authority.pem"
-    authority.cert_pem.write_to_path(path)
-    return path
 
 
 @asynccontextmanager
